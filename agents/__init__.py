@@ -1,0 +1,35 @@
+"""Learning to control: GI-PPO and PPO on differentiable environments, one rollout, one training loop.
+
+``train(load_experiment("ring_4lane"), "runs/first")`` trains; ``load_policy("runs/first")`` gives the policy back.
+"""
+
+from trafficgrad.agents.actor_critic import ActorCritic, Policy
+from trafficgrad.agents.advantages import generalized_advantage
+from trafficgrad.agents.base import Agent
+from trafficgrad.agents.checkpoint import load_policy
+from trafficgrad.agents.experiment import AGENTS, Experiment, TrainingConfig, load_experiment
+from trafficgrad.agents.gippo import GIPPO, GIPPOConfig
+from trafficgrad.agents.ppo import PPO, PPOConfig
+from trafficgrad.agents.rollout import NonFiniteError, Rollout, collect
+from trafficgrad.agents.train import TrainResult, train
+
+__all__ = [
+    "AGENTS",
+    "GIPPO",
+    "PPO",
+    "ActorCritic",
+    "Agent",
+    "Experiment",
+    "GIPPOConfig",
+    "NonFiniteError",
+    "PPOConfig",
+    "Policy",
+    "Rollout",
+    "TrainResult",
+    "TrainingConfig",
+    "collect",
+    "generalized_advantage",
+    "load_experiment",
+    "load_policy",
+    "train",
+]

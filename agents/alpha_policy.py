@@ -1,0 +1,184 @@
+"""The alpha-policy of GI-PPO and the three tests that steer alpha (Son et al., NeurIPS 2023, arXiv 2312.08710).
+
+The policy's actions a = mu(o) + sigma eps are moved along the gradient of their advantages, g = dA/da, to
+``g_alpha(o, eps) = a + alpha g`` (Definition 4.1: for small alpha these are the samples of the policy with density
+``pi(a) / |det(I + alpha d2A/da2)|``, which improves PPO's surrogate to first order, Proposition 4.3). The alpha-policy is
+the regression of ``mu(o) + sigma eps`` onto them with the noise eps that was stored (Proposition 4.5). Whether alpha was
+small enough is judged after the fact (section 4.3.1):
+
+* variance (Lemma 4.4): the map eps -> action may not stretch or shrink by more than ``max_sigma_change``;
+* bias (surrogate of Equation 4): the estimated improvement may not be unusually negative;
+* out-of-range ratio: not too many importance ratios outside PPO's clipping range, or PPO cannot correct.
+
+Passing all, alpha grows by a constant factor; failing one, it shrinks by it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trafficgrad.agents.actor_critic import Actor
+
+
+@dataclass(frozen=True)
+class CleanGradient:
+    """Action gradients, ready to be followed."""
+
+    gradient: Tensor  # [T, B, C, A], finite, with a bounded norm per sample
+    median: Tensor  # [], norm per sample before clipping
+    largest: Tensor  # []
+    mean_square: Tensor  # [], per chosen action component after clipping
+    dropped: Tensor  # [], share of samples that were not finite and are 0 now
+
+
+def clean_gradient(gradient: Tensor, quantile: float, chosen: int) -> CleanGradient:
+    """Drop non-finite samples and scale the others down to the ``quantile`` of the batch's norms.
+
+    One cut-in can dominate a batch, so the bound is per sample (one action of one vehicle), not on the batch.
+    ``chosen`` is the number of action components that the policy chooses, for the mean square.
+    """
+    finite = gradient.isfinite().all(-1, keepdim=True)
+    gradient = torch.where(finite, gradient, torch.zeros_like(gradient))
+    norm = gradient.norm(dim=-1, keepdim=True)
+    ordered = norm.flatten().sort().values
+    last = ordered.numel() - 1
+    bound = ordered[round(quantile * last)]
+    clipped = gradient * (bound / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    return CleanGradient(
+        gradient=clipped,
+        median=ordered[last // 2],
+        largest=ordered[last],
+        mean_square=clipped.square().sum() / (chosen * norm.numel()),
+        dropped=1 - finite.to(norm.dtype).mean(),
+    )
+
+
+@dataclass(frozen=True)
+class Regression:
+    """How the fit of the alpha-policy went."""
+
+    before: float  # mean squared distance to the moved actions, at the start
+    after: float  # the same at the end
+    attempts: int
+    converged: bool  # after < before; otherwise the actor is what it was
+
+
+class AlphaRegression:
+    """Full-batch Adam on the squared distance to the moved actions; it restores what a failed attempt changed.
+
+    A failed attempt puts back the parameters and the optimiser's moments, and the next starts with the learning rate
+    divided by ``SHRINK`` once more. If all attempts fail, the next call starts from the smaller rate.
+    """
+
+    ATTEMPTS = 8
+    SHRINK = 1.5
+    SMALLEST = 1e-5
+    MAX_NORM = 1.0
+
+    def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, learning_rate: float, iterations: int) -> None:
+        self.actor = actor
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.iterations = iterations
+
+    def _loss(self, observation: Tensor, noise: Tensor, target: Tensor) -> Tensor:
+        reached = self.actor(observation) + self.actor.log_std.exp() * noise
+        return (reached - target).square().sum(-1).mean()
+
+    def fit(self, observation: Tensor, noise: Tensor, target: Tensor) -> Regression:
+        """Move the actor so that ``mean(observation) + std * noise`` approaches ``target``.
+
+        Args:
+            observation: Tensor, shape (S, ..., O), normalised.
+            noise: Tensor, shape (S, ..., A), the eps of the actions that were taken.
+            target: Tensor, shape (S, ..., A), the moved actions.
+        """
+        actor, parameters = self.actor, list(self.actor.parameters())
+        weights = copy.deepcopy(actor.state_dict())
+        moments = copy.deepcopy(self.optimizer.state_dict())
+        rate, before, after = self.learning_rate, 0.0, 0.0
+        for attempt in range(1, self.ATTEMPTS + 1):
+            self.optimizer.param_groups[0]["lr"] = rate
+            for iteration in range(self.iterations):
+                loss = self._loss(observation, noise, target)
+                if iteration == 0:
+                    first = loss.detach()
+                gradients = torch.autograd.grad(loss, parameters)
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                nn.utils.clip_grad_norm_(parameters, self.MAX_NORM)
+                self.optimizer.step()
+                actor.project()
+            with torch.no_grad():
+                before, after = torch.stack([first, self._loss(observation, noise, target)]).tolist()
+            if after < before:
+                return Regression(before, after, attempt, True)
+            actor.load_state_dict(weights)
+            self.optimizer.load_state_dict(copy.deepcopy(moments))
+            if before == 0:  # the actor is there already: no gradient anywhere, nothing to learn about the rate
+                return Regression(before, before, attempt, False)
+            rate /= self.SHRINK
+        self.learning_rate = max(self.learning_rate / self.SHRINK, min(self.SMALLEST, self.learning_rate))
+        return Regression(before, before, self.ATTEMPTS, False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learning rate and moments."""
+        return {"learning_rate": self.learning_rate, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.learning_rate = float(state["learning_rate"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def variance_test(log_std: Tensor, old_log_std: Tensor, max_change: float) -> tuple[Tensor, Tensor]:
+    """Variance (Lemma 4.4, section 4.3.1), on each action dimension by itself.
+
+    The Jacobian of eps -> action is diagonal, so its determinant's ratio is the product of the sigma ratios. A bound on
+    that product would tighten with the number of dimensions; here every dimension keeps
+    ``1 - max_change <= sigma / sigma_old <= 1 + max_change``.
+
+    Returns:
+        bool Tensor [], and the sigma ratio that is furthest from 1, Tensor [].
+    """
+    ratio = (log_std - old_log_std).exp()
+    worst = ratio[(ratio - 1).abs().argmax()]
+    return (worst - 1).abs() <= max_change, worst
+
+
+class BiasTest:
+    """Bias (Equation 4, section 4.3.1): refuse a surrogate improvement that is negative and unusual.
+
+    The improvement is ``mean(A rho) - mean(A)`` with centred, normalised advantages aligned with their ratios; unusual
+    is more than one standard deviation below its running mean. Both statistics follow the last ten or so updates.
+    """
+
+    MEMORY = 0.1
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.variance = 0.0
+        self.count = 0
+
+    def passes(self, improvement: float) -> tuple[bool, float]:
+        """Judge ``improvement``, then take it into the statistics; returns the verdict and the z-score."""
+        z = (improvement - self.mean) / (self.variance + 1e-10) ** 0.5 if self.count > 1 else 0.0
+        share = max(self.MEMORY, 1.0 / (self.count + 1))
+        delta = improvement - self.mean
+        self.mean += share * delta
+        self.variance = (1 - share) * (self.variance + share * delta * delta)
+        self.count += 1
+        return not (improvement < 0 and z < -1), z
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running statistics."""
+        return {"mean": self.mean, "variance": self.variance, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.mean, self.variance, self.count = float(state["mean"]), float(state["variance"]), int(state["count"])

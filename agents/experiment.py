@@ -1,0 +1,194 @@
+"""What a training is: the environment, the ``training:`` section of its scenario, and how a policy is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import yaml
+from pydantic import Field
+
+from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, Policy, PolicyConfig, PolicySpec
+from trafficgrad.agents.base import Agent
+from trafficgrad.agents.gippo import GIPPO, GIPPOConfig
+from trafficgrad.agents.ppo import PPO, PPOConfig
+from trafficgrad.agents.rollout import RolloutSettings
+from trafficgrad.config import StrictModel
+from trafficgrad.envs.base import DifferentiableEnv
+from trafficgrad.errors import TrafficGradError, nearest_name
+
+
+class AgentEntry(NamedTuple):
+    """A row of the table of agents."""
+
+    config: type[StrictModel]
+    build: Callable[[Any, ActorCritic, torch.Generator], Agent]
+
+
+AGENTS: dict[str, AgentEntry] = {"gippo": AgentEntry(GIPPOConfig, GIPPO), "ppo": AgentEntry(PPOConfig, PPO)}
+AgentConfig = Annotated[GIPPOConfig | PPOConfig, Field(discriminator="kind")]
+
+
+class EvaluationConfig(StrictModel):
+    """``training.evaluation``: judging the deterministic policy while it is trained."""
+
+    every: int = Field(default=65536, ge=1, description="decisions between two evaluations")
+    worlds: int = Field(default=20, ge=1, description="held-out traffic seeds")
+
+
+class TrainingConfig(StrictModel):
+    """The ``training:`` section. A decision is one environment step of one world."""
+
+    decisions: int = Field(default=1_000_000, ge=1, description="budget of decisions, over all worlds")
+    worlds: int = Field(default=256, ge=1, description="worlds side by side")
+    window: int = Field(default=32, ge=1, description="decisions of each world between two updates")
+    seed: int = Field(default=0, ge=0, description="of networks, exploration and traffic")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per decision")
+    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="decay of the generalised advantage estimate")
+    reward_offset: float = Field(default=0.0, description="subtracted from every reward before learning")
+    normalize_observations: bool = Field(default=True, description="standardise observations by running statistics")
+    frozen_actions: list[str] = Field(default=[], description="labels of actions that are held at 0 and not learnt")
+    policy: PolicyConfig = PolicyConfig()
+    critic: CriticConfig = CriticConfig()
+    agent: AgentConfig = GIPPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    threads: int | None = Field(default=None, ge=1, description="PyTorch threads; null = PyTorch's choice")
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:0, mps")
+    dtype: Literal["float32", "float64"] = Field(default="float32", description="floating point type of simulator and networks")
+
+    @property
+    def iterations(self) -> int:
+        """Rollouts of the whole training: the budget, rounded up."""
+        return math.ceil(self.decisions / (self.worlds * self.window))
+
+    @property
+    def rollout(self) -> RolloutSettings:
+        """What the rollout needs to know."""
+        return RolloutSettings(self.window, self.gamma, self.gae_lambda, self.reward_offset)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch knows it."""
+        return torch.float32 if self.dtype == "float32" else torch.float64
+
+    def resolve_device(self) -> torch.device:
+        """``device`` as torch knows it.
+
+        Raises:
+            TrafficGradError: no such device here.
+        """
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise TrafficGradError(f"device {self.device!r} cannot be used here; cpu always can") from None
+        return device
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that :func:`trafficgrad.agents.train` needs.
+
+    ``evaluate`` judges a deterministic policy: it returns named numbers, and a larger ``score`` decides which policy is
+    the best. Without it the return of the training episodes decides.
+    """
+
+    env: DifferentiableEnv
+    config: TrainingConfig
+    scenario: Any = None  # a trafficgrad.scenario_config.Scenario, saved with the run
+    evaluate: Callable[[Policy], dict[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        env, config = self.env, self.config
+        for label in config.frozen_actions:
+            if label not in env.action_labels:
+                raise TrafficGradError(
+                    f"training.frozen_actions: unknown action {label!r}{nearest_name(label, env.action_labels)}; "
+                    f"valid are {', '.join(env.action_labels)}"
+                )
+        if len(set(config.frozen_actions)) == len(env.action_labels):
+            raise TrafficGradError("training.frozen_actions freezes every action: nothing is left to learn")
+
+    def spec(self) -> PolicySpec:
+        """Sizes of the policy."""
+        env, config = self.env, self.config
+        frozen = tuple(sorted(env.action_labels.index(x) for x in set(config.frozen_actions)))
+        return PolicySpec(len(env.observation_labels), len(env.action_labels), env.agents, frozen, config.policy)
+
+    def build_networks(self) -> ActorCritic:
+        """Networks with initial weights from ``seed``, the same on every device."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        networks = ActorCritic(self.spec(), self.config.critic, generator, self.config.normalize_observations)
+        return networks.to(device=self.config.resolve_device(), dtype=self.config.torch_dtype)
+
+    def build_agent(self, networks: ActorCritic, generator: torch.Generator) -> Agent:
+        """The agent that ``training.agent`` describes.
+
+        Raises:
+            TrafficGradError: it needs gradients that the environment does not have.
+        """
+        config = self.config.agent
+        agent = AGENTS[config.kind].build(config, networks, generator)
+        if agent.needs_gradient and not self.env.differentiable:
+            raise TrafficGradError(f"agent {config.kind!r} needs a differentiable environment, this one is not: use agent 'ppo'")
+        return agent
+
+    def to_yaml(self) -> str:
+        """The resolved configuration: the scenario with every setting of the training written out."""
+        data = {} if self.scenario is None else yaml.safe_load(self.scenario.to_yaml())
+        data["training"] = self.config.model_dump(mode="json")
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def switch_agent(training: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A ``training`` section with another agent; keys that the old and the new agent share are carried over.
+
+    Raises:
+        TrafficGradError: no such agent.
+    """
+    if kind not in AGENTS:
+        raise TrafficGradError(f"unknown agent {kind!r}{nearest_name(kind, AGENTS)}; valid are {', '.join(AGENTS)}")
+    section = training.get("agent", {})
+    if not isinstance(section, dict):
+        return training  # the validation says what is wrong with it
+    # Only what the old agent knew and the new one does not is dropped: a misspelt key must still be refused.
+    before = AGENTS.get(str(section.get("kind")))
+    dropped = set(before.config.model_fields if before else ()) - set(AGENTS[kind].config.model_fields)
+    return {**training, "agent": {**{k: v for k, v in section.items() if k not in dropped}, "kind": kind}}
+
+
+def load_experiment(
+    file: str | Path,
+    agent: str | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> Experiment:
+    """Read a scenario and build what its training needs.
+
+    Args:
+        file: a YAML file, or the name of a shipped scenario.
+        agent: train with this agent instead of the file's.
+        seed: instead of the file's ``training.seed``.
+        overrides: dotted ``key=value`` settings, such as ``training.worlds=64``.
+        device: instead of the file's ``training.device``.
+
+    Raises:
+        TrafficGradError: one sentence with file, line, key, what was expected and the nearest valid name.
+    """
+    from trafficgrad.envs import make_env
+    from trafficgrad.scenario_config import load_scenario
+
+    scenario = load_scenario(file, overrides)
+    training = dict(scenario.training)
+    if agent is not None:
+        training = switch_agent(training, agent)
+    training |= {k: v for k, v in (("seed", seed), ("device", device)) if v is not None}
+    changed = scenario.model_copy(update={"training": training})
+    config = changed.validate_training(TrainingConfig)
+    env = make_env(changed, device=config.resolve_device(), dtype=config.torch_dtype)
+    return Experiment(env, config, changed)

@@ -1,0 +1,257 @@
+"""The one rollout: a window of decisions in all worlds, with or without the gradient through the environment.
+
+The gradient of the advantages with respect to the actions takes a single backward pass. The loss is the sum of all
+temporal-difference errors of the window; everything that is handed from one environment step to the next passes an
+identity whose cotangent is multiplied by ``gamma * lambda``. An action then receives
+``sum_k (gamma lambda)^k d(delta_{t+k})/d(a_t)``, which is dA_t/da_t of the generalised advantage itself. Resets need no
+bookkeeping: the environment replaces finished worlds by ``where``, which cuts the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trafficgrad.agents.actor_critic import ActorCritic
+from trafficgrad.agents.advantages import generalized_advantage
+from trafficgrad.agents.losses import gaussian_log_prob
+from trafficgrad.envs.base import DifferentiableEnv
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.gradients import scale_gradient
+from trafficgrad.tree import detach, register_record, tree_map
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How long, and what an advantage is."""
+
+    window: int  # T, decisions per rollout
+    gamma: float  # discount per decision
+    gae_lambda: float  # decay of the generalised advantage
+    reward_offset: float = 0.0  # subtracted from every reward before learning
+
+
+@register_record
+@dataclass(frozen=True)
+class Carry:
+    """What goes from one rollout to the next."""
+
+    env_state: Any
+    episode_return: Tensor  # [B], of the running episode so far
+    episode_length: Tensor  # [B] int64, decisions of the running episode seen so far
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A window of experience, time-major and detached. ``C`` is missing where the environment has one agent."""
+
+    raw_observation: Tensor  # [T, B, C, O]
+    observation: Tensor  # [T, B, C, O], normalised with the statistics frozen during the window
+    action: Tensor  # [T, B, C, A]
+    eps: Tensor  # [T, B, C, A], action = mean + std * eps
+    mean: Tensor  # [T, B, C, A]
+    log_std: Tensor  # [A]
+    log_prob: Tensor  # [T, B, C], per vehicle; the joint likelihood is the sum over C
+    value: Tensor  # [T, B]
+    next_value: Tensor  # [T, B], of the observation before any reset; 0 where the task ended
+    reward: Tensor  # [T, B], the environment's, without the offset
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
+    advantage: Tensor  # [T, B]
+    return_: Tensor  # [T, B], advantage + value: the critic's target
+    action_gradient: Tensor | None  # [T, B, C, A], dA_t/da_t; None without gradient
+    terms: dict[str, Tensor]  # name -> [], means over the window of what the environment reports
+    episodes: Tensor  # [], complete episodes that ended in the window
+    episode_return: Tensor  # [], sum of their returns
+    episode_length: Tensor  # [], sum of their lengths, decisions
+
+
+class NonFiniteError(TrafficGradError):
+    """A NaN or an infinite number in a rollout.
+
+    Attributes:
+        quantity: what is not finite.
+        step: decision within the window.
+        world: row of the batch.
+        vehicle: controlled vehicle, or vehicle slot of a traffic state; None where it cannot be told.
+    """
+
+    def __init__(self, message: str, quantity: str, step: int, world: int, vehicle: int | None) -> None:
+        super().__init__(message)
+        self.quantity, self.step, self.world, self.vehicle = quantity, step, world, vehicle
+
+
+def start(env_state: Any) -> Carry:
+    """Carry for the first rollout from ``env_state``."""
+    elapsed = env_state.elapsed
+    return Carry(
+        detach(env_state),
+        torch.zeros(elapsed.shape, dtype=env_state.observation.dtype, device=elapsed.device),
+        torch.zeros_like(elapsed),
+    )
+
+
+def collect(
+    env: DifferentiableEnv,
+    carry: Carry,
+    networks: ActorCritic,
+    settings: RolloutSettings,
+    generator: torch.Generator,
+    gradient: bool,
+) -> tuple[Carry, Rollout]:
+    """Act for ``settings.window`` decisions in all worlds.
+
+    Args:
+        env: the environment; it must be differentiable if ``gradient`` is set.
+        carry: where the worlds are; it is cut from any graph first.
+        networks: actor, critic and normaliser; unchanged.
+        settings: window, discounting, reward offset.
+        generator: source of the exploration and of the environment's noise.
+        gradient: also compute dA_t/da_t, through policy (closed loop), environment, reward and critic.
+
+    Returns:
+        The next carry and the rollout, both detached.
+    """
+    carry = detach(carry)
+    env_state = carry.env_state
+    factor = settings.gamma * settings.gae_lambda
+    worlds = env_state.elapsed.shape[0]
+    actor, normalizer = networks.actor, networks.normalizer
+    log_std = actor.log_std.detach()
+    std = log_std.exp()
+    raw, seen, finals, actions, noises, means, rewards, ends, limits, terms = ([] for _ in range(10))
+    episode_return, episode_length = carry.episode_return, carry.episode_length
+    finished: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.set_grad_enabled(gradient):
+        for _ in range(settings.window):
+            observation = normalizer(env_state.observation)
+            mean = actor(observation)
+            eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            if actor.free_or_none is not None:
+                eps = eps * actor.free
+            action = mean + std * eps
+            noise = env.sample_noise(worlds, generator)
+            elapsed = env_state.elapsed
+            raw.append(env_state.observation.detach())
+            env_state, transition = env.step(env_state, action, noise)
+            if gradient:
+                env_state = tree_map(lambda x: scale_gradient(x, factor) if x.requires_grad else x, env_state)
+            seen.append(observation)
+            finals.append(transition.final_observation)
+            actions.append(action)
+            noises.append(eps)
+            means.append(mean.detach())
+            rewards.append(transition.reward)
+            ends.append(transition.terminated)
+            limits.append(transition.truncated)
+            terms.append(detach(transition.terms))
+            done = transition.done
+            episode_return = episode_return + transition.reward.detach()
+            episode_length = episode_length + 1
+            complete = done & (episode_length == elapsed + 1)  # not those that were staggered into their middle
+            finished.append((complete, episode_return, episode_length))
+            episode_return = episode_return.masked_fill(done, 0.0)
+            episode_length = episode_length.masked_fill(done, 0)
+        observations, reward = torch.stack(seen), torch.stack(rewards)
+        terminated, truncated = torch.stack(ends), torch.stack(limits)
+        final = torch.stack(finals)
+        # Where the task ended the value is 0 whatever the last observation holds, its gradient too: a NaN there would
+        # otherwise turn 0 * NaN into a NaN on the way back.
+        ended = terminated.view(*terminated.shape, *([1] * (final.dim() - terminated.dim())))
+        final = final.masked_fill(ended, 0.0)
+        value = networks.critic(networks.flatten(observations))
+        next_value = networks.critic(networks.flatten(normalizer(final))).masked_fill(terminated, 0.0)
+        action_gradient = None
+        if gradient:
+            loss = reward.sum() + settings.gamma * next_value.sum() - value.sum()
+            action_gradient = torch.stack(
+                torch.autograd.grad(loss, actions, allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
+            )
+            if actor.free_or_none is not None:
+                action_gradient = action_gradient * actor.free
+    observations, reward, value, next_value = detach((observations, reward, value, next_value))
+    advantage = generalized_advantage(
+        reward - settings.reward_offset, value, next_value, terminated | truncated, settings.gamma, settings.gae_lambda
+    )
+    action, mean = torch.stack(actions).detach(), torch.stack(means)
+    complete, returns, lengths = (torch.stack(x) for x in zip(*finished, strict=True))
+    rollout = Rollout(
+        raw_observation=torch.stack(raw),
+        observation=observations,
+        action=action,
+        eps=torch.stack(noises),
+        mean=mean,
+        log_std=log_std.clone(),
+        log_prob=gaussian_log_prob(action, mean, log_std, actor.free_or_none),
+        value=value,
+        next_value=next_value,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        advantage=advantage,
+        return_=advantage + value,
+        action_gradient=action_gradient,
+        terms={name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]},
+        episodes=complete.sum(),
+        episode_return=returns.masked_fill(~complete, 0.0).sum(),
+        episode_length=(lengths * complete).sum(),
+    )
+    return Carry(detach(env_state), episode_return, episode_length), rollout
+
+
+def check_finite(rollout: Rollout, carry: Carry, gradient: bool = True, context: str = "") -> None:
+    """Stop at the first NaN or infinite number of a rollout; one host synchronisation.
+
+    Args:
+        rollout: the window.
+        carry: what it ended with, searched for the vehicle at fault where the quantity belongs to a whole world.
+        gradient: also check the action gradient.
+        context: put in front of the message, such as the iteration.
+
+    Raises:
+        NonFiniteError: naming the quantity, the decision, the world and, where it can be told, the vehicle.
+    """
+    quantities = {
+        "observation": rollout.raw_observation,
+        "action": rollout.action,
+        "reward": rollout.reward,
+        "value": rollout.next_value,
+    }
+    if gradient and rollout.action_gradient is not None:
+        quantities["gradient of the advantage by the action"] = rollout.action_gradient
+    if bool(torch.stack([x.isfinite().all() for x in quantities.values()]).all()):
+        return
+    steps = {name: (~x.isfinite()).flatten(1).any(1) for name, x in quantities.items()}
+    name, step = min(((n, int(bad.nonzero()[0])) for n, bad in steps.items() if bad.any()), key=lambda found: found[1])
+    x = quantities[name][step]
+    position = tuple((~x.isfinite()).nonzero()[0].tolist())
+    world, vehicle, kind = position[0], None, "controlled vehicle"
+    if x.dim() == 3:
+        vehicle = position[1]
+    elif x.dim() == 1:
+        vehicle, kind = _nan_vehicle(carry.env_state, world, x.shape[0]), "vehicle"
+    raise NonFiniteError(
+        f"{context}the {name} is {float(x[position])} at decision {step} of the window, world {world}"
+        + ("" if vehicle is None else f", {kind} {vehicle}")
+        + ": training stops and keeps the last good policy",
+        name,
+        step,
+        world,
+        vehicle,
+    )
+
+
+def _nan_vehicle(env_state: Any, world: int, worlds: int) -> int | None:
+    """Slot of the first vehicle with a NaN in any per-vehicle field of ``world``, None where there is none."""
+    found: list[int] = []
+
+    def look(x: Tensor) -> Tensor:
+        if x.is_floating_point() and x.dim() == 2 and x.shape[0] == worlds:
+            found.extend(x[world].isnan().nonzero().flatten().tolist())
+        return x
+
+    tree_map(look, env_state)
+    return min(found, default=None)

@@ -1,0 +1,240 @@
+"""What is to be drawn: plain arrays per moment, from a recorded trajectory or from a single state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.network import RoadNetwork
+from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.style import Array, nice_step
+from trafficgrad.state import Fleet, PerDriver, TrafficState
+from trafficgrad.trajectory import Trajectory
+
+Caption: TypeAlias = str | float
+Series: TypeAlias = str | float | Sequence[float] | Array | Tensor
+
+LANE_CHANGE_TIME = 0.8  # s that a lane change takes on the screen: the simulator's takes none, and a jump is easily missed
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of one world; everything that a picture of it needs, as arrays over the ``N`` vehicle slots."""
+
+    time: float  # s
+    xy: Array  # [N, 2] m, centre of the vehicle in world coordinates
+    heading: Array  # [N] rad, world
+    length: Array  # [N] m
+    width: Array  # [N] m
+    speed: Array  # [N] m/s
+    active: Array  # [N] bool
+    road: Array  # [N] int64, row of RoadLayout.roads
+    distance: Array  # [N] m, front bumper along that road
+    offset: Array  # [N] m, centre to the left of the road's middle line
+    controlled: Array  # [C] int64, slots
+    caption: Mapping[str, Caption] = field(default_factory=dict)  # shown after time and mean speed, e.g. {"reward": 0.8}
+
+    @property
+    def mean_speed(self) -> float:
+        """Mean speed of all active vehicles in m/s; NaN on an empty road."""
+        return float(self.speed[self.active].mean()) if self.active.any() else float("nan")
+
+
+class FrameSource(Protocol):
+    """Anything that can be looked at over a span of time. The viewer and the recorder know no more than this."""
+
+    network: RoadNetwork
+    start: float  # s, time of the first frame
+    end: float  # s, time of the last one
+    step: float  # s, what "one step" means in the viewer
+    max_speed: float  # m/s, upper end of the colour bar
+
+    def frame(self, time: float) -> Frame:
+        """The moment ``time`` in s, clipped to ``start`` to ``end``."""
+        ...
+
+
+def caption_items(frame: Frame) -> list[tuple[str, str]]:
+    """Name and value, with unit, of everything that the caption says."""
+    mean = "no vehicle" if np.isnan(frame.mean_speed) else f"{frame.mean_speed:.1f} m/s"
+    items = [("time", f"{frame.time:.1f} s"), ("mean speed", mean)]
+    return items + [(name, value if isinstance(value, str) else f"{value:.2f}") for name, value in frame.caption.items()]
+
+
+def caption_text(frame: Frame) -> str:
+    """The caption in one line: ``time 12.3 s, mean speed 8.1 m/s, reward 0.82``."""
+    return ", ".join(f"{name} {value}" for name, value in caption_items(frame))
+
+
+def frame_of_state(
+    state: TrafficState,
+    network: RoadNetwork,
+    fleet: Fleet,
+    world: int = 0,
+    captions: Mapping[str, Caption] | None = None,
+) -> Frame:
+    """One world of a state as a frame, e.g. for an environment's ``render()``."""
+    one = Trajectory.of([state.detach()], None, 1.0)
+    return TrajectoryFrames.of_fleet(one, network, fleet, world, captions).frame(float(state.time[world]))
+
+
+class TrajectoryFrames:
+    """Frames of one world of a :class:`Trajectory`, at any time: motion between the recorded states is interpolated.
+
+    Args:
+        trajectory: fields ``[T+1, B, N]``.
+        network: where it was driven.
+        length, width: m, per driver (float, ``[P]`` or ``[B, P]``).
+        controlled: slots of the controlled vehicles.
+        world: which of the ``B`` worlds.
+        captions: shown beside time and mean speed: constants, or one number per state (T+1) or per step (T).
+
+    Raises:
+        TrafficGradError: no such world or slot, or a caption of another length.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        network: RoadNetwork,
+        length: PerDriver,
+        width: PerDriver,
+        controlled: Sequence[int] | Tensor = (),
+        world: int = 0,
+        captions: Mapping[str, Series] | None = None,
+    ) -> None:
+        states, worlds, slots = trajectory.position.shape
+        if not 0 <= world < worlds:
+            raise TrafficGradError(f"there is no world {world} in this trajectory; expected 0 to {worlds - 1}")
+        self.controlled = np.asarray(controlled, dtype=np.int64).reshape(-1)
+        if len(self.controlled) and not (self.controlled.min() >= 0 and self.controlled.max() < slots):
+            raise TrafficGradError(f"controlled vehicles must be slots from 0 to {slots - 1}, got {self.controlled.tolist()}")
+        self.network, self.step = network, float(trajectory.dt)
+        self.start = float(trajectory.time[0, world])
+        self.end = self.start + (states - 1) * self.step
+        self._captions = {name: _series(name, value, states) for name, value in (captions or {}).items()}
+
+        def read(name: str) -> Array:
+            return np.asarray(getattr(trajectory, name)[:, world].detach().cpu().numpy())
+
+        driver = read("driver")
+        self._length, self._width = _per_vehicle(length, driver, world), _per_vehicle(width, driver, world)
+        self._speed, self._active, self._heading = read("speed").astype(np.float64), read("active"), read("heading")
+        finite = np.isfinite(read("position")) & np.isfinite(self._speed)
+        if not (finite | ~self._active).all():
+            t, n = (int(i) for i in np.argwhere(self._active & ~finite)[0])
+            raise TrafficGradError(f"the trajectory cannot be drawn: vehicle slot {n} has no finite position or speed after step {t}")
+        fastest = float(self._speed[self._active].max()) if self._active.any() else 0.0
+        self.max_speed = _round_up(fastest)
+        self._lay_out(read("lane"), read("position").astype(np.float64), read("lateral").astype(np.float64), read("vehicle_id"))
+
+    @classmethod
+    def of_fleet(
+        cls,
+        trajectory: Trajectory,
+        network: RoadNetwork,
+        fleet: Fleet,
+        world: int = 0,
+        captions: Mapping[str, Series] | None = None,
+    ) -> TrajectoryFrames:
+        """The same with sizes and controlled slots taken from a fleet."""
+        return cls(trajectory, network, fleet.length, fleet.width, fleet.controlled, world, captions)
+
+    def _lay_out(self, lane: Array, position: Array, lateral: Array, identity: Array) -> None:
+        """Bring all states into road coordinates and find the lane changes, once."""
+        layout = self.layout = RoadLayout(self.network)
+        # Who left the road sideways (lane -1) keeps the coordinates of the lane left last.
+        seen = np.where(lane >= 0, np.arange(len(lane))[:, None], 0)
+        lane = np.take_along_axis(lane, np.maximum.accumulate(seen, axis=0), axis=0).clip(min=0)
+        self._road, self._offset = layout.road[lane], layout.offset[lane] + lateral
+        self._distance = layout.wrap(self._road, layout.start[lane] + position)
+        self._advance = layout.nearest(self._road[1:], self._distance[1:] - self._distance[:-1])
+        same = (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1] & (self._road[1:] == self._road[:-1])
+        self._continues = same & (np.abs(self._advance) <= 100.0 * self.step + 1.0)
+        shift = self._offset[1:] - self._offset[:-1]
+        jumps = self._continues & (lane[1:] != lane[:-1]) & (np.abs(shift) > 0.6 * layout.width[lane[1:]])
+        # Row k: the state just after the vehicle's latest jump (or new start) until k, and how far it jumped then.
+        none = np.zeros((1, lane.shape[1]))
+        event = np.where(jumps | ~self._continues, np.arange(1, len(lane))[:, None], 0)
+        after = np.maximum.accumulate(np.vstack([none.astype(np.int64), event]), axis=0)
+        self._jump_step = after - 1
+        self._jump = np.take_along_axis(np.vstack([none, np.where(jumps, shift, 0.0)]), after, axis=0)
+        self._jumps = jumps
+
+    def frame(self, time: float) -> Frame:
+        """The moment ``time`` in s: positions and speeds interpolated, a lane change drawn out to ``LANE_CHANGE_TIME``."""
+        last = len(self._speed) - 1
+        at = float(np.clip((time - self.start) / self.step, 0.0, last))
+        k = min(int(at + 1e-6), last)  # 1e-6: a time that means a state exactly may have lost a digit
+        part = max(at - k, 0.0)
+        distance, speed, offset, heading = (x[k].copy() for x in (self._distance, self._speed, self._offset, self._heading))
+        jump_step, jump = self._jump_step[k], self._jump[k]
+        if part > 0.0:
+            moves = self._continues[k]
+            distance += np.where(moves, part * self._advance[k], 0.0)
+            speed += np.where(moves, part * (self._speed[k + 1] - self._speed[k]), 0.0)
+            heading += np.where(moves, part * (self._heading[k + 1] - self._heading[k]), 0.0)
+            drift = part * (self._offset[k + 1] - self._offset[k])
+            jumping = self._jumps[k]
+            offset = np.where(jumping, self._offset[k + 1], offset + np.where(moves, drift, 0.0))
+            jump_step, jump = np.where(jumping, k, jump_step), np.where(jumping, self._jump[k + 1], jump)
+        progress = np.clip((at - jump_step) * self.step / LANE_CHANGE_TIME, 0.0, 1.0)
+        offset = offset - jump * (1.0 - progress * progress * (3.0 - 2.0 * progress))
+        length = self._length[k]
+        xy, _ = self.layout.locate(self._road[k], distance - length / 2, offset)
+        # The chord from rear to front turns evenly where the road is drawn with corners.
+        front, _ = self.layout.locate(self._road[k], distance, offset)
+        rear, _ = self.layout.locate(self._road[k], distance - length, offset)
+        chord = front - rear
+        return Frame(
+            time=self.start + at * self.step,
+            xy=xy,
+            heading=np.arctan2(chord[:, 1], chord[:, 0]) + heading,
+            length=length,
+            width=self._width[k],
+            speed=speed,
+            active=self._active[k],
+            road=self._road[k],
+            distance=self.layout.wrap(self._road[k], distance),
+            offset=offset,
+            controlled=self.controlled,
+            caption={name: _at(values, k) for name, values in self._captions.items()},
+        )
+
+
+def _series(name: str, value: Series, states: int) -> Array | str:
+    if isinstance(value, str):
+        return value
+    numbers = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if numbers.ndim == 0:
+        return numbers[None]
+    if numbers.ndim != 1 or len(numbers) not in (states, states - 1):
+        raise TrafficGradError(
+            f"caption {name!r} has shape {list(numbers.shape)}; expected one number, one per state ({states}) or one per step ({states - 1})"
+        )
+    return numbers
+
+
+def _at(values: Array | str, k: int) -> Caption:
+    return values if isinstance(values, str) else float(values[min(k, len(values) - 1)])
+
+
+def _per_vehicle(value: PerDriver, driver: Array, world: int) -> Array:
+    """A per-driver value looked up for every slot at every time: ``[T+1, N]``."""
+    if not isinstance(value, Tensor):
+        return np.full(driver.shape, float(value))
+    table = value.detach().cpu().numpy().astype(np.float64)
+    if table.ndim == 0:
+        return np.full(driver.shape, float(table))
+    return np.asarray((table if table.ndim == 1 else table[world])[driver])
+
+
+def _round_up(speed: float) -> float:
+    """A round upper end for the colour bar, a little above the fastest vehicle or at it."""
+    step = nice_step(max(speed, 1.0), 6)
+    return float(np.ceil(max(speed, 1.0) / step - 1e-6) * step)

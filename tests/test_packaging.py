@@ -1,0 +1,194 @@
+"""The package as a whole: what is built, what is linked, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+LINKS = ("agents", "render", "scenarios")
+
+# A module may import from the layers named after its own, and from its own. Longest prefix wins.
+CORE = ("foundation", "data")
+LAYERS: dict[str, str] = {
+    "trafficgrad": "package",
+    "trafficgrad.errors": "foundation",
+    "trafficgrad.tree": "foundation",
+    "trafficgrad.config": "foundation",
+    "trafficgrad.state": "data",
+    "trafficgrad.network": "data",
+    "trafficgrad.gradients": "data",
+    "trafficgrad.neighbors": "models",
+    "trafficgrad.car_following": "models",
+    "trafficgrad.lane_change": "models",
+    "trafficgrad.dynamics": "models",
+    "trafficgrad.trajectory": "record",
+    "trafficgrad.metrics": "record",
+    "trafficgrad.simulator": "simulator",
+    "trafficgrad.scenarios": "scenario",
+    "trafficgrad.scenario_models": "scenario",
+    "trafficgrad.traffic_scenario": "scenario",
+    "trafficgrad.scenario_config": "scenario",
+    "trafficgrad.rewards": "envs",
+    "trafficgrad.observations": "envs",
+    "trafficgrad.envs": "envs",
+    "trafficgrad.agents": "agents",
+    "trafficgrad.render": "render",
+    "trafficgrad.benchmark": "studies",
+    "trafficgrad.cli": "cli",
+    "trafficgrad.__main__": "cli",
+}
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "foundation": (),
+    "data": ("foundation",),
+    "models": CORE,
+    "record": (*CORE, "models"),
+    "simulator": (*CORE, "models", "record"),
+    "scenario": (*CORE, "models", "record", "simulator"),
+    "package": (*CORE, "models", "record", "simulator", "scenario"),
+    "envs": (*CORE, "models", "record", "simulator", "scenario"),
+    "agents": (*CORE, "models", "record", "simulator", "scenario", "envs"),
+    "render": (*CORE, "record"),
+    "studies": (*CORE, "models", "record", "simulator", "scenario", "envs", "agents", "render"),
+    "cli": (*CORE, "models", "record", "simulator", "scenario", "envs", "agents", "render", "studies", "package"),
+}
+# Outside packages that only some layers may load.
+RESERVED = {
+    "pygame": {"render"},
+    "matplotlib": {"render"},
+    "imageio": {"render"},
+    "gymnasium": {"envs"},
+    "typer": {"cli"},
+    "rich": {"cli", "agents"},
+    "libsumo": {"studies"},
+}
+EXCEPTIONS = {("trafficgrad.envs", "render")}  # lazily, inside render()
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _folders() -> dict[str, Path]:
+    """Every package on disk: import name -> folder."""
+    found = {}
+    for top in ("trafficgrad", *LINKS):
+        for init in (ROOT / top).rglob("__init__.py"):
+            folder = init.parent
+            if not any(part.is_symlink() for part in (folder, *folder.parents) if part != ROOT):
+                name = ".".join(folder.relative_to(ROOT).parts)
+                found[name if top == "trafficgrad" else f"trafficgrad.{name}"] = folder
+    return found
+
+
+def _modules() -> dict[str, Path]:
+    """Every module on disk: import name -> file."""
+    found = {}
+    for package, folder in _folders().items():
+        for file in folder.glob("*.py"):
+            found[package if file.stem == "__init__" else f"{package}.{file.stem}"] = file
+    return found
+
+
+def _layer(module: str) -> str | None:
+    """Layer of a module, or None where only the package itself would match."""
+    name = module
+    while name not in LAYERS:
+        name = name.rpartition(".")[0]
+    return None if name == "trafficgrad" and module != "trafficgrad" else LAYERS[name]
+
+
+def _imports(file: Path) -> Iterator[tuple[str, int]]:
+    """Absolute names of everything that a file imports anywhere, with the line."""
+    modules = _modules()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if inner in modules else str(node.module)), node.lineno
+
+
+def test_package_list_equals_the_folders():
+    project = _project()["tool"]["setuptools"]
+    assert sorted(project["packages"]) == sorted(_folders())
+    for name in LINKS:
+        assert project["package-dir"][f"trafficgrad.{name}"] == name
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_are_relative(name):
+    link = ROOT / "trafficgrad" / name
+    assert link.is_symlink()
+    assert str(link.readlink()) == f"../{name}"
+
+
+def test_every_module_has_a_layer():
+    assert [module for module in _modules() if _layer(module) is None] == []
+
+
+def test_layers_import_downwards_only():
+    wrong = []
+    for module, file in _modules().items():
+        own = _layer(module)
+        assert own is not None, module
+        package = ".".join(module.split(".")[:2])
+        for name, line in _imports(file):
+            top = name.partition(".")[0]
+            if top != "trafficgrad":
+                if own not in RESERVED.get(top, {own}):
+                    wrong.append(f"{module}:{line} imports {name}, reserved for {sorted(RESERVED[top])}")
+                continue
+            if name == "trafficgrad":  # `from trafficgrad import __version__`
+                if own not in ("cli", "studies"):
+                    wrong.append(f"{module}:{line} imports the package itself")
+                continue
+            layer = _layer(name)
+            if layer != own and layer not in MAY_IMPORT[own] and (package, layer) not in EXCEPTIONS:
+                wrong.append(f"{module} ({own}):{line} imports {name} ({layer})")
+    assert wrong == []
+
+
+def test_the_top_level_folders_are_imported_by_their_full_names():
+    for module, file in _modules().items():
+        for name, line in _imports(file):
+            assert name.partition(".")[0] not in ("agents", "render", "scenarios", "tests"), f"{module}:{line}"
+
+
+def test_import_is_light():
+    code = "import sys, trafficgrad; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    heavy = ["pygame", "gymnasium", "matplotlib", "imageio", "typer", "trafficgrad.agents", "trafficgrad.render"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *heavy], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_constraints_pin_every_dependency():
+    pinned = {
+        line.partition("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    project = _project()["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {requirement.partition(">")[0].partition("[")[0].lower() for requirement in wanted}
+    assert names - pinned == set()
+
+
+def test_citation_has_the_version():
+    from trafficgrad import __version__
+
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

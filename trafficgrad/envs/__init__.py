@@ -1,0 +1,35 @@
+"""Environments: differentiable and batched (:func:`make_env`), or through gymnasium.
+
+Importing this module registers the gymnasium ids: ``gymnasium.make("trafficgrad.envs:trafficgrad/Ring4Lane-v0")`` and
+``gymnasium.make_vec("trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=64)``.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import torch
+
+from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
+from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
+from trafficgrad.scenario_config import Scenario
+
+__all__ = ["DifferentiableEnv", "EnvState", "TrafficEnv", "TrafficEnvState", "Transition", "make_env"]
+
+
+def make_env(
+    scenario: Scenario, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> DifferentiableEnv:
+    """The environment of a scenario; ``seed`` draws what the scenario leaves to chance once (the table of drivers)."""
+    return TrafficEnv(scenario, seed, device, dtype)
+
+
+for _id, _name in {"trafficgrad/Ring4Lane-v0": "ring_4lane", "trafficgrad/Ring1Lane-v0": "ring_1lane"}.items():
+    gymnasium.register(
+        _id,
+        entry_point="trafficgrad.envs.gym_adapter:TrafficGymEnv",
+        vector_entry_point="trafficgrad.envs.gym_adapter:TrafficGymVectorEnv",
+        kwargs={"scenario": _name},
+        # The environment ends its own episodes.
+        max_episode_steps=None,
+        disable_env_checker=None,
+    )

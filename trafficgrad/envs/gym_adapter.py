@@ -1,0 +1,133 @@
+"""Traffic scenarios through gymnasium, without gradients: one world (``Env``) or a batch (``VectorEnv``).
+
+Observations and actions are flat numpy vectors: the rows of the controlled vehicles joined.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trafficgrad.envs.base import Transition
+from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.scenario_config import load_scenario
+
+Array = NDArray[np.float32]
+_RENDER_SIZE = (1280, 720)
+_ACTION_LIMIT = 10.0  # in action scales; what lies outside a scenario's bounds is clipped
+
+
+class _World:
+    """The batched environment behind both adapters, its random numbers and the shapes gymnasium sees."""
+
+    def __init__(self, scenario: str, overrides: tuple[str, ...], worlds: int, pool_size: int) -> None:
+        loaded = load_scenario(scenario, (*overrides, f"pool_size={pool_size}"))
+        self.env, self.worlds = TrafficEnv(loaded), worlds
+        vehicles = len(self.env.slots)
+        per_vehicle = vehicles if self.env.agents is not None else 1
+        self.observation_space = spaces.Box(-np.inf, np.inf, (per_vehicle * len(self.env.observation_labels),), np.float32)
+        # Symmetric and wide enough that every acceleration between the scenario's bounds can be asked for.
+        limit = _ACTION_LIMIT
+        self.action_space = spaces.Box(-limit, limit, (per_vehicle * len(self.env.action_labels),), np.float32)
+        self.generator = torch.Generator()
+        self.state: TrafficEnvState | None = None
+
+    def reset(self, seed: int | None) -> TrafficEnvState:
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        elif self.state is None:
+            self.generator.seed()
+        with torch.no_grad():
+            self.state = self.env.reset(self.worlds, self.generator)
+        return self.state
+
+    def step(self, action: Array) -> Transition:
+        if self.state is None:
+            raise TrafficGradError("call reset() before step()")
+        rows = torch.as_tensor(np.asarray(action), dtype=self.env.dtype).reshape(self.worlds, -1)
+        if self.env.agents is not None:
+            rows = rows.reshape(self.worlds, self.env.agents, -1)
+        with torch.no_grad():
+            self.state, transition = self.env.step(self.state, rows, self.env.sample_noise(self.worlds, self.generator))
+        return transition
+
+    def frame(self) -> NDArray[np.uint8]:
+        """The first world as an RGB picture."""
+        # Lazily: drawing needs pygame, simulating does not.
+        from trafficgrad.render import draw_state
+
+        if self.state is None:
+            raise TrafficGradError("call reset() before render()")
+        return draw_state(self.state.traffic, self.env.simulator, size=_RENDER_SIZE)
+
+
+def _array(x: Tensor) -> Array:
+    return x.reshape(x.shape[0], -1).to(torch.float32).cpu().numpy()
+
+
+class TrafficGymEnv(gymnasium.Env[Array, Array]):
+    """One world of a traffic scenario."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}  # type: ignore[misc]
+
+    def __init__(self, scenario: str, overrides: tuple[str, ...] = (), render_mode: str | None = None) -> None:
+        """``scenario``: a shipped name or a file; ``overrides``: ``key=value`` strings."""
+        self.world = _World(scenario, tuple(overrides), worlds=1, pool_size=1)
+        self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": round(1 / (self.world.env.simulator.dt * self.world.env.scenario.simulation.decision_steps))}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Warm up fresh traffic."""
+        super().reset(seed=seed)
+        return _array(self.world.reset(seed).observation)[0], {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One decision; ``info`` holds the reward's parts and the task measures."""
+        t = self.world.step(action)
+        info = {name: float(value[0]) for name, value in t.terms.items()}
+        return _array(t.final_observation)[0], float(t.reward[0]), bool(t.terminated[0]), bool(t.truncated[0]), info
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """An RGB frame in ``rgb_array`` mode."""
+        return self.world.frame() if self.render_mode == "rgb_array" else None
+
+
+class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
+    """A batch of worlds stepped together; finished worlds restart in the same step, from a pool of warmed-up states."""
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
+
+    def __init__(self, scenario: str, num_envs: int = 1, overrides: tuple[str, ...] = (), pool_size: int = 64) -> None:
+        """``pool_size``: initial states drawn at each reset; other parameters as :class:`TrafficGymEnv`."""
+        self.world = _World(scenario, tuple(overrides), num_envs, max(pool_size, num_envs))
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = self.world.observation_space, self.world.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Warm up a fresh pool. A list of seeds is read as its first: worlds share one stream of random numbers."""
+        first = seed[0] if isinstance(seed, list) else seed
+        return _array(self.world.reset(first).observation), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One decision in every world; the last observation of finished worlds is in ``info["final_obs"]``."""
+        t = self.world.step(actions)
+        info: dict[str, Any] = {name: value.cpu().numpy() for name, value in t.terms.items()}
+        done = t.done.cpu().numpy()
+        if done.any():
+            final = np.empty(self.num_envs, dtype=object)
+            for i in done.nonzero()[0]:
+                final[i] = _array(t.final_observation)[i]
+            info |= {"final_obs": final, "_final_obs": done}
+        return _array(t.observation), t.reward.double().cpu().numpy(), t.terminated.cpu().numpy(), t.truncated.cpu().numpy(), info

@@ -1,0 +1,126 @@
+"""Every deliberate gradient bias of the package. Forward values are exact unless the mode is ``sigmoid``.
+
+What a discrete lane choice does to the future is mostly *who has whom as leader from then on*. Its straight-through
+gradient therefore travels in the state: a vehicle's ``lateral`` coordinate is 0 in the forward pass and carries the
+derivative of "being a little further to the left" from the moment of the decision to the moments when the position
+across the road matters to somebody (:func:`membership_slopes`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trafficgrad.errors import TrafficGradError, nearest_name
+
+GradientMode = Literal["straight_through", "blocked", "sigmoid"]
+MODES: tuple[GradientMode, ...] = ("straight_through", "blocked", "sigmoid")
+
+
+@dataclass(frozen=True)
+class LaneGradient:
+    """How gradients pass a lane choice.
+
+    Modes: ``straight_through``, hard decision forward, soft membership backward; ``blocked``, no gradient through the
+    choice (the original GI-PPO system); ``sigmoid``, the deciding driver's acceleration is relaxed forward and backward
+    (the lane itself stays hard), so values differ from the other two.
+    """
+
+    mode: GradientMode = "straight_through"
+    temperature: float = 0.5  # m/s2, softness of MOBIL's choice
+    choice_temperature: float = 0.1  # -, softness of a controlled vehicle's lane request
+    memory: float = 3.0  # s, how long the choice's gradient lives in `lateral`; may be inf
+    transition_width: float = 0.5  # m, half width of a steered vehicle's transition between lanes
+    contrast_limits: tuple[float, float] | None = None  # m/s2, clamp of the accelerations whose difference is used
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise TrafficGradError(
+                f"LaneGradient.mode: unknown {self.mode!r}{nearest_name(str(self.mode), MODES)}; valid are {', '.join(MODES)}"
+            )
+        for name in ("temperature", "choice_temperature", "memory", "transition_width"):
+            if not getattr(self, name) > 0:
+                raise TrafficGradError(f"LaneGradient.{name} must be > 0, got {getattr(self, name)}")
+        if self.contrast_limits is not None:
+            low, high = self.contrast_limits
+            if not low < high:
+                raise TrafficGradError(f"LaneGradient.contrast_limits must be (low, high) with low < high, got {self.contrast_limits}")
+
+    def decay(self, dt: float) -> float:
+        """Factor by which ``lateral``'s gradient shrinks in one step: exp(-dt / memory)."""
+        return math.exp(-dt / self.memory)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor | float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.factor, None
+
+
+def scale_gradient(x: Tensor, factor: Tensor | float) -> Tensor:
+    """Identity forward; the cotangent is multiplied by ``factor``. True derivative 1, used derivative ``factor``.
+
+    With ``factor`` = gamma * tau on everything handed from one environment step to the next, one backward pass of the
+    sum of all temporal-difference errors gives dA_t/da_t of the generalised advantage at every action.
+    """
+    return _ScaleGradient.apply(x, factor)
+
+
+def straight_through(x: Tensor) -> Tensor:
+    """``x - sg(x)``: exactly 0 forward, derivative 1. True derivative of the 0 it stands for: 0."""
+    return x - x.detach()
+
+
+def membership_slopes(
+    lateral: Tensor, steered: Tensor | None, exists: Tensor, lane_width: Tensor, transition_width: float
+) -> Tensor:
+    """Derivative of a vehicle's membership in the right, own and left lane with respect to ``lateral``.
+
+    True derivative of the hard membership: 0 almost everywhere. Used: for vehicles bound to lanes difference slopes
+    (+-1/(2W) where both sides exist, k/W and -k/W where one does); for steered vehicles the slope of
+    m_k = softmax_k(-(y - kW)^2 / (2 W h)) over the lanes that exist.
+
+    Parameters:
+        lateral: [B, N] m. steered: [N] bool, or None where no vehicle is. exists: [B, N, 2] bool, right and left lane.
+        lane_width: [B, N] m. transition_width: h in m.
+
+    Returns:
+        [B, N, 3] 1/m (right, own, left).
+    """
+    right, left = exists[..., 0].to(lateral.dtype), exists[..., 1].to(lateral.dtype)
+    both = right * left
+    m_left = left * (1.0 - 0.5 * both) / lane_width
+    m_right = -right * (1.0 - 0.5 * both) / lane_width
+    bound = torch.stack([m_right, -(m_left + m_right), m_left], -1)
+    if steered is None:
+        return bound
+    m = soft_membership(lateral, exists, lane_width, transition_width)
+    k = torch.tensor([-1.0, 0.0, 1.0], dtype=lateral.dtype, device=lateral.device)
+    mean = (m * k).sum(-1, keepdim=True)
+    return torch.where(steered[..., None].expand_as(bound), m * (k - mean) / transition_width, bound)
+
+
+def soft_membership(lateral: Tensor, exists: Tensor, lane_width: Tensor, transition_width: float) -> Tensor:
+    """m_k = softmax over existing lanes k of -(y - kW)^2 / (2 W h), shape [B, N, 3] (right, own, left)."""
+    k = torch.tensor([-1.0, 0.0, 1.0], dtype=lateral.dtype, device=lateral.device)
+    width = lane_width[..., None]
+    present = torch.cat([exists[..., :1], torch.ones_like(exists[..., :1]), exists[..., 1:]], -1)
+    logits = -((lateral[..., None] - k * width) ** 2) / (2.0 * width * transition_width)
+    return torch.softmax(logits.masked_fill(~present, -math.inf), -1)
+
+
+def clamp_contrast(acceleration: Tensor, limits: tuple[float, float] | None) -> Tensor:
+    """Accelerations whose difference is used as the effect of a lane membership, kept within ``limits``.
+
+    A counterfactual gap can be 0.001 m, where a car-following model asks for 1e7 m/s2 and more.
+    """
+    return acceleration if limits is None else acceleration.clamp(*limits)

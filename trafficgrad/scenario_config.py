@@ -1,0 +1,121 @@
+"""Scenario files: one YAML describes road, drivers, task and training; here it is found, read and checked.
+
+``load_scenario("ring_4lane").build()`` gives a :class:`~trafficgrad.simulator.Simulator`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficgrad.config import Document, load_document, parse_document
+from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.scenario_models import (
+    AccelerationReward,
+    CollisionReward,
+    ControlConfig,
+    LocalObservation,
+    MeanSpeedReward,
+    PaceReward,
+    RewardTerm,
+    SpeedDeviationReward,
+)
+from trafficgrad.traffic_scenario import TrafficScenario
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python >= 3.11
+
+__all__ = [
+    "SCENARIO_KINDS",
+    "AccelerationReward",
+    "CollisionReward",
+    "ControlConfig",
+    "LocalObservation",
+    "MeanSpeedReward",
+    "PaceReward",
+    "RewardTerm",
+    "Scenario",
+    "SpeedDeviationReward",
+    "TrafficScenario",
+    "json_schema",
+    "list_scenarios",
+    "load_scenario",
+    "parse_scenario",
+]
+
+Scenario = TrafficScenario
+SCENARIO_KINDS: dict[str, type[TrafficScenario]] = {"traffic": TrafficScenario}
+
+
+def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Read a scenario from a YAML file.
+
+    Parameters:
+        file: path of the file or, where there is none, the name of a scenario that ships with the package:
+            ``ring_4lane``, ``ring_4lane.yaml`` and ``scenarios/ring_4lane.yaml`` mean the same.
+        overrides: dotted settings such as ``"network.length=800"`` that replace those of the file.
+
+    Raises:
+        TrafficGradError: one sentence with file, line, key, what was expected and the nearest valid name.
+    """
+    return _check(_find(file, overrides))
+
+
+def parse_scenario(text: str, source: str, overrides: Sequence[str] = ()) -> Scenario:
+    """Like :func:`load_scenario`, from YAML text, such as that of a checkpoint; ``source`` is what messages call it."""
+    return _check(parse_document(text, source, overrides))
+
+
+def list_scenarios() -> list[tuple[str, str]]:
+    """Name and first sentence of the description of every scenario that ships with the package."""
+    rows = []
+    for name, file in sorted(_shipped().items()):
+        description = str(parse_document(file.read_text(encoding="utf-8"), file.name).data.get("description", ""))
+        rows.append((name, " ".join(description.split()).partition(". ")[0].rstrip(".") + "."))
+    return rows
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of scenario files, for editors that complete and check YAML."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dialect | TrafficScenario.model_json_schema() | {"title": "trafficgrad scenario"}
+
+
+def _check(document: Document) -> Scenario:
+    kind = document.data.get("kind")
+    if not isinstance(kind, str) or kind not in SCENARIO_KINDS:
+        valid = f"valid values are {', '.join(SCENARIO_KINDS)}"
+        came = (
+            "this key is missing"
+            if kind is None
+            else f"unknown value {kind!r}{nearest_name(str(kind), SCENARIO_KINDS)}"
+        )
+        raise TrafficGradError(f"{document.origin(('kind',))}: kind: {came}; {valid}")
+    scenario = document.validate(SCENARIO_KINDS[kind])
+    scenario._document = document
+    return scenario
+
+
+def _find(file: str | Path, overrides: Sequence[str]) -> Document:
+    path = Path(file)
+    if path.is_file():
+        return load_document(path, overrides)
+    shipped = _shipped()
+    folder, name = path.parent.as_posix(), path.name.removesuffix(".yaml")
+    if folder in (".", "scenarios") and name in shipped:
+        return parse_document(shipped[name].read_text(encoding="utf-8"), f"scenarios/{name}.yaml", overrides)
+    if path.is_dir():
+        raise TrafficGradError(
+            f"{file}: is a folder, expected a scenario file (YAML) or the name of a shipped scenario"
+        )
+    names = ", ".join(sorted(shipped))
+    raise TrafficGradError(
+        f"{file}: no such file, nor one of the shipped scenarios {names}{nearest_name(name, shipped)}"
+    )
+
+
+def _shipped() -> dict[str, Traversable]:
+    folder = importlib.resources.files("trafficgrad.scenarios")
+    return {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}

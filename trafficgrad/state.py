@@ -1,0 +1,182 @@
+"""The data of a simulation: what a world looks like at one time, who drives, and what the controlled vehicles do.
+
+Shapes: ``B`` worlds, ``N`` vehicle slots, ``C`` controlled vehicles, ``P`` drivers. Units are SI.
+"Per driver" means a float, a tensor ``[P]`` or ``[B, P]``: a vehicle uses row ``driver[b, n]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trafficgrad import tree
+from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.tree import register_record
+
+Control = Literal["acceleration", "lane", "steered"]
+CONTROLS: tuple[Control, ...] = ("acceleration", "lane", "steered")
+PerDriver = float | Tensor
+
+
+@register_record
+@dataclass(frozen=True)
+class TrafficState:
+    """State of ``B`` worlds with ``N`` vehicle slots each. Nothing ever changes a state: steps return new ones.
+
+    Only ``position``, ``speed`` and ``lane`` must be given; the rest defaults to vehicles at the centre of their
+    lane, slot ``n`` driven by driver ``n``, all active, at time zero. ``[N]`` inputs are read as one world.
+    """
+
+    position: Tensor  # [B, N] m, front bumper, along the lane
+    speed: Tensor  # [B, N] m/s, >= 0 (a steered vehicle may reverse)
+    lane: Tensor  # [B, N] int64, index into network.lanes; -1 = off the road (steered vehicles only)
+    lateral: Tensor = None  # type: ignore[assignment]  # [B, N] m, + = left of the lane's centre line; carries only gradient for drivers bound to lanes
+    heading: Tensor = None  # type: ignore[assignment]  # [B, N] rad, relative to the lane (steered vehicles)
+    cooldown: Tensor = None  # type: ignore[assignment]  # [B, N] s until the next lane change is allowed
+    route: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of the network's routes (open networks); -1 = none
+    route_index: Tensor = None  # type: ignore[assignment]  # [B, N] int64, progress along the route
+    vehicle_id: Tensor = None  # type: ignore[assignment]  # [B, N] int64, identity of the vehicle in the slot
+    driver: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of every per-driver parameter
+    active: Tensor = None  # type: ignore[assignment]  # [B, N] bool, the slot holds a vehicle
+    time: Tensor = None  # type: ignore[assignment]  # [B] s
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: Tensor) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("position", "speed", "lane"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise TrafficGradError(f"TrafficState.{name} must be a torch.Tensor, got {type(getattr(self, name)).__name__}")
+        if self.position.dim() == 1:
+            for name in _VEHICLE_FIELDS:
+                value = getattr(self, name)
+                if isinstance(value, Tensor) and value.dim() == 1:
+                    put(name, value[None])
+        p = self.position
+        if p.dim() != 2:
+            raise TrafficGradError(f"TrafficState.position must have shape [worlds, vehicles], got {list(p.shape)}")
+        ints = torch.zeros(p.shape, dtype=torch.int64, device=p.device)
+        count = torch.arange(p.shape[1], device=p.device).expand(p.shape)
+        put("lane", self.lane.long())
+        defaults = {
+            "lateral": lambda: torch.zeros_like(p, requires_grad=False),
+            "heading": lambda: torch.zeros_like(p, requires_grad=False),
+            "cooldown": lambda: torch.zeros_like(p, requires_grad=False),
+            "route": lambda: ints - 1,
+            "route_index": lambda: ints,
+            "vehicle_id": lambda: count,
+            "driver": lambda: count,
+            "active": lambda: torch.ones(p.shape, dtype=torch.bool, device=p.device),
+            "time": lambda: torch.zeros(p.shape[0], dtype=p.dtype, device=p.device),
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                put(name, default())
+        for name in _VEHICLE_FIELDS:
+            shape = getattr(self, name).shape
+            if shape != p.shape:
+                raise TrafficGradError(f"TrafficState.{name} has shape {list(shape)}, but position has {list(p.shape)}")
+
+    @property
+    def worlds(self) -> int:
+        """Number of worlds ``B``."""
+        return self.position.shape[0]
+
+    @property
+    def vehicles(self) -> int:
+        """Number of vehicle slots ``N``."""
+        return self.position.shape[1]
+
+    def detach(self) -> TrafficState:
+        """The same state, cut from the graph (``lateral`` too)."""
+        return tree.detach(self)
+
+    def index(self, rows: Tensor | slice | Sequence[int]) -> TrafficState:
+        """The worlds ``rows``."""
+        return tree.index(self, rows)
+
+    def where(self, mask: Tensor, other: TrafficState) -> TrafficState:
+        """Per world: this state where ``mask`` [B] holds, else ``other``."""
+        return tree.where(mask, self, other)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TrafficState:
+        """Move to ``device``; floating fields take ``dtype``."""
+        return tree.move(self, device, dtype)
+
+    def validate(self) -> TrafficState:
+        """Check finiteness and signs; return ``self``.
+
+        Raises:
+            TrafficGradError: names the field, the world and the slot of the first bad value.
+        """
+        for name in ("position", "speed", "lateral", "heading", "cooldown"):
+            bad = ~torch.isfinite(getattr(self, name))
+            if bool(bad.any()):
+                b, n = (int(i) for i in bad.nonzero()[0])
+                raise TrafficGradError(f"TrafficState.{name} is not finite in world {b}, vehicle slot {n}")
+        return self
+
+
+_VEHICLE_FIELDS = ("position", "speed", "lane", "lateral", "heading", "cooldown", "route", "route_index", "vehicle_id", "driver", "active")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Bodies and roles. ``length`` to ``speed_factor`` are per driver; ``control`` and ``follow_limit`` per controlled vehicle.
+
+    Controls: ``"acceleration"`` (bound to its lane), ``"lane"`` (acceleration and a lane request), ``"steered"``
+    (acceleration and steering, kinematic bicycle). One value serves all controlled vehicles. A controlled vehicle with
+    ``follow_limit`` applies min(action, its own car-following acceleration) in every simulator step.
+    """
+
+    length: PerDriver = 5.0  # m
+    width: PerDriver = 2.0  # m
+    acceleration_noise: PerDriver = 0.0  # m/s2/sqrt(s)
+    speed_factor: PerDriver = 1.0  # -, times the speed limit bounds the desired speed
+    controlled: Tensor | Sequence[int] = ()  # int64 [C], slots
+    control: Control | Sequence[Control] = "acceleration"
+    follow_limit: bool | Sequence[bool] = False
+
+    def __post_init__(self) -> None:
+        slots = torch.as_tensor(self.controlled, dtype=torch.int64).reshape(-1)
+        count = len(slots)
+        if len(set(slots.tolist())) != count or bool((slots < 0).any()):
+            raise TrafficGradError(f"Fleet.controlled must be distinct vehicle slots >= 0, got {slots.tolist()}")
+        control = (self.control,) * count if isinstance(self.control, str) else tuple(self.control)
+        limit = (self.follow_limit,) * count if isinstance(self.follow_limit, bool) else tuple(bool(x) for x in self.follow_limit)
+        for name, values in (("control", control), ("follow_limit", limit)):
+            if len(values) != count:
+                raise TrafficGradError(f"Fleet.{name} has {len(values)} entries for {count} controlled vehicles")
+        for value in (*control, self.control if isinstance(self.control, str) else CONTROLS[0]):
+            if value not in CONTROLS:
+                raise TrafficGradError(f"Fleet.control: unknown {value!r}{nearest_name(value, CONTROLS)}; valid are {', '.join(CONTROLS)}")
+        object.__setattr__(self, "controlled", slots)
+        object.__setattr__(self, "control", control)
+        object.__setattr__(self, "follow_limit", limit)
+
+
+@register_record
+@dataclass(frozen=True)
+class Action:
+    """What the controlled vehicles do. Bounds belong to the environment. With a leading ``[T]`` it is an open-loop plan."""
+
+    acceleration: Tensor  # [B, C] m/s2
+    lane: Tensor | None = None  # [B, C] float, + = left: above 1/3 asks for the left lane, below -1/3 for the right; None = keep
+    steering: Tensor | None = None  # [B, C] rad, front wheel angle (steered vehicles); None = straight
+
+
+@register_record
+@dataclass(frozen=True)
+class Neighbors:
+    """Who surrounds whom; last dimension: right, own, left lane. Missing neighbours: index -1, gap +inf, closing speed 0."""
+
+    leader: Tensor  # [B, N, 3] int64
+    follower: Tensor  # [B, N, 3] int64
+    gap: Tensor  # [B, N, 3] m, leader's rear bumper - own front bumper
+    follower_gap: Tensor  # [B, N, 3] m, own rear bumper - follower's front bumper
+    closing_speed: Tensor  # [B, N, 3] m/s, own speed - leader's
+    follower_closing_speed: Tensor  # [B, N, 3] m/s, follower's speed - own

@@ -1,0 +1,246 @@
+"""The traffic scenario: road, drivers and task as one checked model that builds a simulator and its initial states."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import Field, PrivateAttr, model_validator
+from torch import Tensor
+
+from trafficgrad.car_following import IDM
+from trafficgrad.config import Document, M, StrictModel, error_at
+from trafficgrad.gradients import LaneGradient
+from trafficgrad.lane_change import MOBIL, LaneChoice
+from trafficgrad.network import RoadNetwork, ring, straight
+from trafficgrad.scenario_models import (
+    ControlConfig,
+    IDMConfig,
+    LaneGradientConfig,
+    LocalObservation,
+    MOBILConfig,
+    NetworkConfig,
+    RewardTerm,
+    RowsInitial,
+    SimulationConfig,
+    Uniform,
+    VehiclesConfig,
+    highest,
+)
+from trafficgrad.simulator import Simulator
+from trafficgrad.state import Fleet, PerDriver, TrafficState
+
+
+class TrafficScenario(StrictModel):
+    """A traffic scenario. The field descriptions are what ``trafficgrad schema`` prints."""
+
+    kind: Literal["traffic"] = Field(description="what is simulated")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names runs and pictures")
+    description: str = Field(default="", description="what happens and what to look for")
+    network: NetworkConfig
+    simulation: SimulationConfig = SimulationConfig()
+    car_following: IDMConfig = IDMConfig()
+    lane_change: MOBILConfig | None = Field(default=None, description="null = ordinary drivers keep their lane")
+    vehicles: VehiclesConfig
+    initial: RowsInitial = RowsInitial()
+    control: ControlConfig = ControlConfig()
+    lane_gradient: LaneGradientConfig = LaneGradientConfig()
+    observation: LocalObservation = LocalObservation()
+    reward: tuple[RewardTerm, ...] = Field(default=(), strict=False, description="weighted terms that are added")
+    pool_size: int = Field(default=512, ge=1, description="warmed-up initial states drawn beforehand")
+    driver_rows: int = Field(default=4096, ge=1, description="human drivers drawn beforehand")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the training; checked by `trafficgrad train`"
+    )
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}, "the scenario"))
+
+    @model_validator(mode="after")
+    def _fits_the_road(self) -> TrafficScenario:
+        """Every vehicle needs a place of its own at the start."""
+        cars = (self.vehicles.human, self.vehicles.controlled)
+        if self.total == 0:
+            raise error_at("vehicles", "expected at least one vehicle, got none")
+        longest = max(highest(group.length) for group in cars if group.count)
+        spacing = self.network.length / self.rows
+        if spacing <= longest + self.initial.jitter:
+            raise error_at(
+                "vehicles",
+                f"{self.total} vehicles of up to {longest:g} m with a jitter of {self.initial.jitter:g} m do not fit "
+                f"on {self.network.lanes} lane(s) of {self.network.length:g} m: a place is {spacing:.4g} m long",
+            )
+        if self.network.kind == "straight" and self.initial.jitter > spacing / self.network.lanes:
+            raise error_at(
+                "initial.jitter",
+                f"reaches beyond the road's end, expected at most {spacing / self.network.lanes:.4g} m",
+            )
+        _ = self.controlled_slots  # raises where the placement does not fit
+        return self
+
+    @property
+    def total(self) -> int:
+        """Vehicle slots in every world."""
+        return self.vehicles.human.count + self.vehicles.controlled.count
+
+    @property
+    def rows(self) -> int:
+        """Rows of starting places along the road."""
+        return math.ceil(self.total / self.network.lanes)
+
+    @property
+    def horizon(self) -> int:
+        """Decisions of an episode."""
+        return self.simulation.horizon_steps // self.simulation.decision_steps
+
+    @property
+    def controlled_slots(self) -> tuple[int, ...]:
+        """Vehicle slots of the controlled vehicles, in the order of their rows."""
+        group, lanes = self.vehicles.controlled, self.network.lanes
+        lane, rows = group.placement.lane, group.placement.rows
+        rows = tuple(range(group.count)) if rows is None else rows
+        if len(rows) != group.count or len(set(rows)) != len(rows):
+            raise error_at(
+                "vehicles.controlled.placement.rows",
+                f"expected {group.count} different rows, one for each controlled vehicle, got {list(rows)}",
+            )
+        slots = tuple(row * lanes + lane for row in rows)
+        if group.count and (lane >= lanes or max(slots) >= self.total):
+            raise error_at(
+                "vehicles.controlled.placement",
+                f"lane {lane}, rows {list(rows)} lie outside the {lanes} lane(s) with {self.total} places",
+            )
+        return slots
+
+    def build(self, seed: int = 0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Simulator:
+        """The simulator of this scenario.
+
+        The table of drivers has a row for each controlled vehicle, then ``driver_rows`` human drivers drawn with
+        ``seed``. What is the same for all of them stays a Python float.
+
+        Parameters:
+            seed: of the human drivers' parameters. dtype, device: of the per-driver tensors.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def table(name: str) -> PerDriver:
+            human, controlled = getattr(self.vehicles.human, name), getattr(self.vehicles.controlled, name)
+            count = self.vehicles.controlled.count
+            if not isinstance(human, Uniform) and (human == controlled or count == 0):
+                return float(human)
+            rows = [_draw(controlled, count, generator), _draw(human, self.driver_rows, generator)]
+            return torch.cat(rows).to(device=device, dtype=dtype)
+
+        limit = self.simulation.max_braking
+        gradient = self.lane_gradient.model_dump()
+        gradient["memory"] = math.inf if gradient["memory"] is None else gradient["memory"]
+        return Simulator(
+            network=self.build_network(),
+            fleet=Fleet(
+                length=table("length"),
+                width=table("width"),
+                acceleration_noise=table("acceleration_noise"),
+                speed_factor=table("speed_factor"),
+                controlled=self.controlled_slots,
+                control=self.vehicles.controlled.control,
+                follow_limit=self.vehicles.controlled.follow_limit,
+            ),
+            car_following=IDM(
+                desired_speed=table("desired_speed"),
+                time_headway=table("time_headway"),
+                max_acceleration=table("max_acceleration"),
+                comfortable_deceleration=table("comfortable_deceleration"),
+                min_gap=table("min_gap"),
+                exponent=self.car_following.exponent,
+                desired_gap=self.car_following.desired_gap,
+            ),
+            lane_change=None if self.lane_change is None else MOBIL(**self.lane_change.model_dump(exclude={"kind"})),
+            lane_choice=LaneChoice(**self.control.lane_choice.model_dump()),
+            lane_gradient=LaneGradient(**gradient),
+            dt=self.simulation.dt,
+            integrator=self.simulation.integrator,
+            max_braking=math.inf if limit is None else limit,
+        )
+
+    def build_network(self) -> RoadNetwork:
+        """The road."""
+        builder = {"ring": ring, "straight": straight}[self.network.kind]
+        limit = math.inf if self.network.speed_limit is None else self.network.speed_limit
+        return builder(self.network.length, self.network.lanes, self.network.edges, limit, self.network.lane_width)
+
+    def place(
+        self,
+        batch: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> TrafficState:
+        """Vehicles at their starting places, before any warm-up; every human slot gets a driver of the table at random.
+
+        Parameters:
+            batch: worlds. generator: a CPU generator of all draws. dtype, device: of the state.
+        """
+        lanes, slots = self.network.lanes, torch.arange(self.total)
+        lane, row = slots % lanes, slots // lanes
+        along = (row + lane / lanes) * self.network.length / self.rows
+        along = along + self.initial.jitter * torch.rand(batch, self.total, generator=generator, dtype=torch.float64)
+        piece = self.network.length / self.network.edges
+        along = along % self.network.length
+        edge = (along / piece).long().clamp(max=self.network.edges - 1)
+        position = (along - edge * piece).clamp(min=0)
+        controlled = torch.tensor(self.controlled_slots, dtype=torch.int64)
+        driver = torch.randint(
+            len(controlled), len(controlled) + self.driver_rows, (batch, self.total), generator=generator
+        )
+        driver[:, controlled] = torch.arange(len(controlled))
+        speed = _draw(self.initial.speed, batch * self.total, generator).view(batch, self.total)
+        return TrafficState(position=position, speed=speed, lane=edge * lanes + lane, driver=driver).to(device, dtype)
+
+    def initial_state(
+        self,
+        batch: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        warm_up: bool = True,
+        simulator: Simulator | None = None,
+    ) -> TrafficState:
+        """Initial states of ``batch`` worlds: placed, then driven for ``warmup_steps`` by car following alone.
+
+        During the warm-up controlled vehicles drive like ordinary ones and keep their lane. Afterwards the clock and
+        the lane-change cool-downs stand at 0. A world depends on its own draws only.
+
+        Parameters:
+            generator: a CPU generator of all draws. simulator: that of the warm-up, ``self.build()`` where not given.
+        """
+        state = self.place(batch, generator, dtype, device)
+        if not (warm_up and self.simulation.warmup_steps):
+            return state
+        simulator = self.build(dtype=dtype, device=device) if simulator is None else simulator
+        with torch.no_grad():
+            for _ in range(self.simulation.warmup_steps):
+                noise = torch.randn(batch, self.total, generator=generator, dtype=dtype).to(device)
+                state = simulator.step(state, None, noise)
+        return replace(state, time=torch.zeros_like(state.time), cooldown=torch.zeros_like(state.cooldown))
+
+    def to_yaml(self) -> str:
+        """Every setting written out, defaults too, as YAML that loads to an equal scenario."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    def validate_training(self, model: type[M]) -> M:
+        """Check the ``training`` section with ``model``; an error names the file and line it came from.
+
+        Raises:
+            TrafficGradError: one sentence.
+        """
+        return replace(self._document, data={"training": self.training}).validate(model, ("training",))
+
+
+def _draw(value: float | Uniform, count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` independent numbers, float64 on the CPU, so that every dtype and device sees the same drivers."""
+    if not isinstance(value, Uniform):
+        return torch.full((count,), float(value), dtype=torch.float64)
+    low, high = value.uniform
+    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)

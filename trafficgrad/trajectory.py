@@ -1,0 +1,113 @@
+"""A record of a simulation, time first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trafficgrad import tree
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.state import Action, TrafficState
+from trafficgrad.tree import register_record
+
+
+@register_record
+@dataclass(frozen=True)
+class Trajectory:
+    """``T`` steps of ``B`` worlds: the state's fields at T+1 times and the actions taken between them; differentiable."""
+
+    position: Tensor  # [T+1, B, N] m
+    speed: Tensor  # [T+1, B, N] m/s
+    lane: Tensor  # [T+1, B, N] int64
+    lateral: Tensor  # [T+1, B, N] m
+    heading: Tensor  # [T+1, B, N] rad
+    cooldown: Tensor  # [T+1, B, N] s
+    route: Tensor  # [T+1, B, N] int64
+    route_index: Tensor  # [T+1, B, N] int64
+    vehicle_id: Tensor  # [T+1, B, N] int64
+    driver: Tensor  # [T+1, B, N] int64
+    active: Tensor  # [T+1, B, N] bool
+    time: Tensor  # [T+1, B] s
+    actions: Action | None  # fields [T, B, C]
+    dt: float  # s
+
+    @classmethod
+    def of(cls, states: list[TrafficState], actions: Action | None, dt: float) -> Trajectory:
+        """Stack states (T+1 of them) and take the actions [T, B, C] as they are."""
+        stacked = tree.stack(states)
+        fields = {f.name: getattr(stacked, f.name) for f in dataclasses.fields(TrafficState)}
+        return cls(**fields, actions=actions, dt=dt)
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps ``T``."""
+        return self.position.shape[0] - 1
+
+    @property
+    def states(self) -> TrafficState:
+        """All states as one record whose fields have a leading time dimension."""
+        return tree.index(self._record(), slice(None))
+
+    def state(self, t: int) -> TrafficState:
+        """The state after ``t`` steps (negative: from the end)."""
+        return tree.index(self._record(), t)
+
+    def _record(self) -> TrafficState:
+        # Not the constructor: it would refuse the time dimension.
+        record = object.__new__(TrafficState)
+        for f in dataclasses.fields(TrafficState):
+            object.__setattr__(record, f.name, getattr(self, f.name))
+        return record
+
+    def detach(self) -> Trajectory:
+        """The same record, cut from the graph."""
+        return tree.detach(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a compressed ``.npz``, atomically. Gradients are not kept."""
+        path = Path(path)
+        arrays = {f.name: getattr(self, f.name).detach().cpu().numpy() for f in dataclasses.fields(TrafficState)}
+        for name in ("acceleration", "lane", "steering"):
+            value = None if self.actions is None else getattr(self.actions, name)
+            if value is not None:
+                arrays[f"action_{name}"] = value.detach().cpu().numpy()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, dt=np.float64(self.dt), **arrays)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            TrafficGradError: no such file, or not a trajectory.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise TrafficGradError(f"no trajectory file {str(path)!r}; expected an .npz written by Trajectory.save")
+        names = [f.name for f in dataclasses.fields(TrafficState)]
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                arrays = {name: torch.from_numpy(data[name]) for name in data.files if name != "dt"}
+                dt = float(data["dt"])
+            fields = {name: arrays[name] for name in names}
+        except (KeyError, ValueError, OSError) as error:
+            raise TrafficGradError(f"{str(path)!r} is no trajectory: expected an .npz written by Trajectory.save") from error
+        actions = None
+        if "action_acceleration" in arrays:
+            actions = Action(arrays["action_acceleration"], arrays.get("action_lane"), arrays.get("action_steering"))
+        return cls(**fields, actions=actions, dt=dt)
