@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,12 @@ class PolicyConfig(StrictModel):
 
     hidden: Units = Field(default=[64, 64], description="units of each hidden layer")
     activation: Activation = Field(default="tanh", description="activation of the hidden layers")
-    output_gain: float = Field(default=0.01, gt=0, description="gain of the orthogonal initialisation of the last layer")
+    output_gain: float = Field(
+        default=0.01, gt=0, description="gain of the orthogonal initialisation of the last layer"
+    )
     log_std: float | list[float] = Field(
-        default=-0.5, description="log standard deviation at the start, in units of the action's scale; a list: per action"
+        default=-0.5,
+        description="log standard deviation at the start, in units of the action's scale; a list: per action",
     )
     shared: bool = Field(default=True, description="one network for every controlled vehicle; false: one joint network")
 
@@ -82,7 +86,7 @@ def mlp(
     state is not touched.
     """
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
         nn.init.orthogonal_(layer.weight, output_gain if last else math.sqrt(2.0), generator=generator)

@@ -9,7 +9,9 @@ from torch import Tensor
 def generalized_advantage(
     reward: Tensor, value: Tensor, next_value: Tensor, done: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
-    """Advantages of a window (Schulman et al. 2016), by the backward recursion::
+    """Advantages of a window (Schulman et al. 2016).
+
+    Backward recursion::
 
         delta_t = reward_t + gamma * next_value_t - value_t
         A_t     = delta_t + gamma * lambda * (1 - done_t) * A_{t+1}

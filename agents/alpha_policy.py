@@ -2,9 +2,9 @@
 
 The policy's actions a = mu(o) + sigma eps are moved along the gradient of their advantages, g = dA/da, to
 ``g_alpha(o, eps) = a + alpha g`` (Definition 4.1: for small alpha these are the samples of the policy with density
-``pi(a) / |det(I + alpha d2A/da2)|``, which improves PPO's surrogate to first order, Proposition 4.3). The alpha-policy is
-the regression of ``mu(o) + sigma eps`` onto them with the noise eps that was stored (Proposition 4.5). Whether alpha was
-small enough is judged after the fact (section 4.3.1):
+``pi(a) / |det(I + alpha d2A/da2)|``, which improves PPO's surrogate to first order, Proposition 4.3). The alpha-policy
+is the regression of ``mu(o) + sigma eps`` onto them with the noise eps that was stored (Proposition 4.5). Whether alpha
+was small enough is judged after the fact (section 4.3.1):
 
 * variance (Lemma 4.4): the map eps -> action may not stretch or shrink by more than ``max_sigma_change``;
 * bias (surrogate of Equation 4): the estimated improvement may not be unusually negative;

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from trafficgrad import __version__
 from trafficgrad.agents.actor_critic import Actor, ActorCritic, Policy, PolicySpec
 from trafficgrad.agents.normalizer import ObservationNormalizer
 from trafficgrad.errors import TrafficGradError
@@ -23,37 +24,25 @@ FORMAT = 1
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
 
 
-def package_version() -> str:
-    """Version of trafficgrad, "unknown" where it runs from a folder without being installed."""
-    try:
-        return importlib.metadata.version("trafficgrad")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def policy_record(networks: ActorCritic, yaml: str, score: float | None, decisions: int) -> dict[str, Any]:
     """What a policy needs to act again, and where it came from."""
     return {
         "format": FORMAT,
-        "version": package_version(),
+        "version": __version__,
         "yaml": yaml,
         "score": score,
         "decisions": decisions,
         "policy": {
             "spec": networks.spec.to_dict(),
-            "actor": _copy(networks.actor.state_dict()),
-            "normalizer": _copy(networks.normalizer.state_dict()),
+            "actor": snapshot(networks.actor.state_dict()),
+            "normalizer": snapshot(networks.normalizer.state_dict()),
         },
     }
 
 
-def _copy(tree: Any) -> Any:
-    return pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, tree)
-
-
-def plain(tree: Any) -> Any:
+def snapshot(tree: Any) -> Any:
     """A copy of nested dicts, lists and tensors that later training does not change."""
-    return _copy(tree)
+    return pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, tree)
 
 
 def tensors_of(record: Any) -> list[Tensor]:
@@ -74,7 +63,9 @@ def rebuild(structure: Any, tensors: list[Tensor]) -> Any:
         for i, x in zip(places, tensors, strict=True)
     )
     if not fits:
-        raise TrafficGradError("the checkpoint's environment state does not fit this scenario: resume with the configuration of the run")
+        raise TrafficGradError(
+            "the checkpoint's environment state does not fit this scenario: resume with the configuration of the run"
+        )
     for i, x in zip(places, tensors, strict=True):
         leaves[i] = x.to(leaves[i].device)
     return pytree.tree_unflatten(leaves, spec)
@@ -102,12 +93,15 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not path.is_file():
         raise TrafficGradError(f"{path}: no such checkpoint")
     try:
-        record = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign file gets one sentence, not torch's guesses
+            record = torch.load(path, map_location=device, weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file may fail anywhere inside the reader, with any type
         raise TrafficGradError(
-            f"{path}: cannot be read as a trafficgrad checkpoint; it is damaged, or holds more than tensors and plain values"
+            f"{path}: cannot be read as a trafficgrad checkpoint; it is damaged, or holds more than tensors and plain "
+            "values"
         ) from error
     if not isinstance(record, dict) or not {"format", "policy", "yaml"} <= record.keys():
         raise TrafficGradError(f"{path}: is no trafficgrad checkpoint")
@@ -148,7 +142,9 @@ def policy_of(record: dict[str, Any], source: str | Path, device: torch.device |
         normalizer = ObservationNormalizer(spec.observation_size).to(dtype=weights.dtype)
         normalizer.load_state_dict(parts["normalizer"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        raise TrafficGradError(f"{source}: the policy in this checkpoint is incomplete or does not fit together") from error
+        raise TrafficGradError(
+            f"{source}: the policy in this checkpoint is incomplete or does not fit together"
+        ) from error
     return Policy(actor, normalizer).to(device).requires_grad_(False)
 
 

@@ -58,7 +58,9 @@ class TrainingConfig(StrictModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int | None = Field(default=None, ge=1, description="PyTorch threads; null = PyTorch's choice")
     device: str = Field(default="cpu", description="cpu, cuda, cuda:0, mps")
-    dtype: Literal["float32", "float64"] = Field(default="float32", description="floating point type of simulator and networks")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="floating point type of simulator and networks"
+    )
 
     @property
     def iterations(self) -> int:
@@ -134,7 +136,9 @@ class Experiment:
         config = self.config.agent
         agent = AGENTS[config.kind].build(config, networks, generator)
         if agent.needs_gradient and not self.env.differentiable:
-            raise TrafficGradError(f"agent {config.kind!r} needs a differentiable environment, this one is not: use agent 'ppo'")
+            raise TrafficGradError(
+                f"agent {config.kind!r} needs a differentiable environment, this one is not: use agent 'ppo'"
+            )
         return agent
 
     def to_yaml(self) -> str:
@@ -180,6 +184,7 @@ def load_experiment(
     Raises:
         TrafficGradError: one sentence with file, line, key, what was expected and the nearest valid name.
     """
+    from trafficgrad.agents.episodes import validation
     from trafficgrad.envs import make_env
     from trafficgrad.scenario_config import load_scenario
 
@@ -190,5 +195,6 @@ def load_experiment(
     training |= {k: v for k, v in (("seed", seed), ("device", device)) if v is not None}
     changed = scenario.model_copy(update={"training": training})
     config = changed.validate_training(TrainingConfig)
-    env = make_env(changed, device=config.resolve_device(), dtype=config.torch_dtype)
-    return Experiment(env, config, changed)
+    device_ = config.resolve_device()
+    env = make_env(changed, device=device_, dtype=config.torch_dtype)
+    return Experiment(env, config, changed, validation(changed, config.evaluation.worlds, device_))

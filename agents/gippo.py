@@ -9,9 +9,9 @@ Where it departs from the authors' released code, and why:
 * advantages and ratios of the bias test are aligned, and the advantages centred, so a constant offset of the values
   cannot tip it (F2, F5);
 * every agent bootstraps a time limit from the observation before the reset, and an ended task from nothing (F3, F5);
-* the mixture's density is log-sum-exp of the two, exact for every sample; there is no switch of density by minibatch (F6);
-* the regression restores the optimiser with the parameters and shrinks its rate geometrically; PPO has a KL stop instead
-  of retries (F8);
+* the mixture's density is log-sum-exp of the two, exact for every sample of every minibatch (F6);
+* the regression restores the optimiser with the parameters and shrinks its rate geometrically; PPO has a KL stop
+  instead of retries (F8);
 * the variance test looks at each action dimension, not at an n x n determinant (F9);
 * dA/da needs no reweighting by powers of 1 / (gamma lambda) and no start flags; its samples are clipped one by one at a
   quantile, and what is not finite stops the run or is dropped (F10);
@@ -31,7 +31,7 @@ from torch import Tensor
 from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
 from trafficgrad.agents.base import Agent, Metrics
-from trafficgrad.agents.losses import log_ratio, mixture_log_prob, out_of_range_ratio
+from trafficgrad.agents.losses import gaussian_log_prob, log_ratio, mixture_log_prob, out_of_range_ratio
 from trafficgrad.agents.ppo import PPOUpdate, UpdateConfig, adam
 from trafficgrad.agents.rollout import Rollout
 
@@ -45,23 +45,38 @@ class GIPPOConfig(UpdateConfig):
     alpha_min: float = Field(default=1e-3, gt=0, description="alpha never falls below")
     alpha_max: float = Field(default=1.0, gt=0, description="alpha never rises above")
     alpha_factor: float = Field(default=1.1, gt=1, description="alpha is multiplied or divided by it after each update")
-    alpha_learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate in the regression of the alpha-policy")
+    alpha_learning_rate: float = Field(
+        default=5e-4, gt=0, description="Adam's rate in the regression of the alpha-policy"
+    )
     alpha_iterations: int = Field(default=16, ge=1, description="gradient steps of the regression")
     alpha_samples: int | None = Field(
-        default=None, ge=1, description="decisions of one world each that the regression uses, evenly spread; null = all"
+        default=4096,
+        ge=1,
+        description="decisions of one world each that the regression uses, drawn at random; null = all",
     )
-    max_sigma_change: float = Field(default=0.4, gt=0, description="variance test: largest relative change of a standard deviation")
-    max_oorr: float = Field(default=0.5, gt=0, le=1, description="largest share of importance ratios outside the clipping range")
-    gradient_clip_quantile: float = Field(default=0.95, gt=0, le=1, description="longer samples of dA/da are cut to this quantile")
+    max_sigma_change: float = Field(
+        default=0.4, gt=0, description="variance test: largest relative change of a standard deviation"
+    )
+    max_oorr: float = Field(
+        default=0.5, gt=0, le=1, description="largest share of importance ratios outside the clipping range"
+    )
+    gradient_clip_quantile: float = Field(
+        default=0.95, gt=0, le=1, description="longer samples of dA/da are cut to this quantile"
+    )
     gradient_scale: Literal["unit_rms", "raw"] = Field(
-        default="unit_rms", description="unit_rms: alpha is a root mean square step in units of the action; raw: it multiplies dA/da"
+        default="unit_rms",
+        description="unit_rms: alpha is a root mean square step in units of the action; raw: it multiplies dA/da",
     )
-    nonfinite_gradient: Literal["stop", "drop"] = Field(default="stop", description="a NaN in dA/da ends the run, or is left out")
+    nonfinite_gradient: Literal["stop", "drop"] = Field(
+        default="stop", description="a NaN in dA/da ends the run, or is left out"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> GIPPOConfig:
         if not self.alpha_min <= self.alpha <= self.alpha_max:
-            raise ValueError(f"expected alpha_min <= alpha <= alpha_max, got {self.alpha_min}, {self.alpha}, {self.alpha_max}")
+            raise ValueError(
+                f"expected alpha_min <= alpha <= alpha_max, got {self.alpha_min}, {self.alpha}, {self.alpha_max}"
+            )
         return self
 
 
@@ -75,14 +90,18 @@ class GIPPO(Agent):
         self.drop_nonfinite_gradient = config.nonfinite_gradient == "drop"
         self.config = config
         self.networks = networks
+        self.generator = generator
         self.alpha = config.alpha
         self.mean_square = 0.0
         self.ppo = PPOUpdate(config, networks, generator)
         optimizer = adam(networks.actor.parameters(), config.alpha_learning_rate, betas=(0.7, 0.95))
-        self.regression = AlphaRegression(networks.actor, optimizer, config.alpha_learning_rate, config.alpha_iterations)
+        self.regression = AlphaRegression(
+            networks.actor, optimizer, config.alpha_learning_rate, config.alpha_iterations
+        )
         self.bias = BiasTest()
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
+        """The alpha-policy, the next alpha, then the PPO update on the mixture."""
         if not self.config.use_gradient:
             return self.ppo.run(rollout, rollout.log_prob, progress)
         metrics, alpha_log_prob = self.alpha_step(rollout)
@@ -97,19 +116,21 @@ class GIPPO(Agent):
         config, actor = self.config, self.networks.actor
         direction, metrics = self.direction(rollout)
         target = rollout.action + self.alpha * direction
-        stride = 1
-        if config.alpha_samples is not None:
-            stride = max(1, rollout.advantage.numel() // config.alpha_samples)
-        parts = (x.flatten(0, 1)[::stride] for x in (rollout.observation, rollout.eps, target))
-        fit = self.regression.fit(*parts)
+        observation, noise, target = (x.flatten(0, 1) for x in (rollout.observation, rollout.eps, target))
+        samples = len(target)
+        if config.alpha_samples is not None and config.alpha_samples < samples:
+            rows = torch.randperm(samples, generator=self.generator, device=target.device)[: config.alpha_samples]
+            observation, noise, target = observation[rows], noise[rows], target[rows]
+        fit = self.regression.fit(observation, noise, target)
 
         with torch.no_grad():
-            log_prob = actor.log_prob(rollout.observation, rollout.action)
+            mean = actor(rollout.observation)
+            log_prob = gaussian_log_prob(rollout.action, mean, actor.log_std, actor.free_or_none)
             exponent = log_ratio(self.ppo.ratio_shape(log_prob), self.ppo.ratio_shape(rollout.log_prob))
             centred = rollout.advantage - rollout.advantage.mean()
             advantage = self.ppo.spread(centred / (rollout.advantage.std() + 1e-8))
             steady, sigma_ratio = variance_test(actor.log_std, rollout.log_std, config.max_sigma_change)
-            shift = (actor(rollout.observation) - rollout.mean).square().mean().sqrt()
+            shift = (mean - rollout.mean).square().mean().sqrt()
             improvement, oorr, steady_, sigma, moved = torch.stack(
                 [
                     (advantage * exponent.exp()).mean(),
@@ -148,7 +169,9 @@ class GIPPO(Agent):
         actor = self.networks.actor
         chosen = actor.spec.action_size - len(actor.spec.frozen)
         clean = clean_gradient(rollout.action_gradient, self.config.gradient_clip_quantile, chosen)
-        median, largest, square, dropped = torch.stack([clean.median, clean.largest, clean.mean_square, clean.dropped]).tolist()
+        median, largest, square, dropped = torch.stack(
+            [clean.median, clean.largest, clean.mean_square, clean.dropped]
+        ).tolist()
         share = self.SCALE_MEMORY if self.mean_square > 0 else 1.0
         self.mean_square += share * (square - self.mean_square)
         scale = max(self.mean_square, square) ** 0.5
@@ -163,6 +186,7 @@ class GIPPO(Agent):
         return clean.gradient / scale, metrics
 
     def state_dict(self) -> dict[str, Any]:
+        """Optimisers, alpha and the statistics of its tests."""
         return {
             "ppo": self.ppo.state_dict(),
             "regression": self.regression.state_dict(),
@@ -172,6 +196,7 @@ class GIPPO(Agent):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
         self.ppo.load_state_dict(state["ppo"])
         self.regression.load_state_dict(state["regression"])
         self.bias.load_state_dict(state["bias"])

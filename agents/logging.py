@@ -66,7 +66,7 @@ def tensorboard_writer(folder: Path, first_step: int) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def duration(seconds: float) -> str:
@@ -105,7 +105,9 @@ class ProgressTable:
     def __enter__(self) -> ProgressTable:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live is not None:
             self.live.stop()
 

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.base import Agent, Metrics
-from trafficgrad.agents.losses import approximate_kl, clipped_surrogate_loss, joint, log_ratio, out_of_range_ratio, value_loss
+from trafficgrad.agents.losses import (
+    approximate_kl,
+    clipped_surrogate_loss,
+    joint,
+    log_ratio,
+    out_of_range_ratio,
+    value_loss,
+)
 from trafficgrad.agents.rollout import Rollout
 from trafficgrad.config import StrictModel
 
@@ -28,13 +35,21 @@ class UpdateConfig(StrictModel):
 
     learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate for the policy")
     critic_learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate for the critic")
-    schedule: Literal["constant", "linear"] = Field(default="constant", description="linear: both rates fall to 0 over the budget")
+    schedule: Literal["constant", "linear"] = Field(
+        default="constant", description="linear: both rates fall to 0 over the budget"
+    )
     clip: float = Field(default=0.2, gt=0, lt=1, description="the importance ratio is clipped to 1 +- clip")
-    ratio: Literal["vehicle", "joint"] = Field(default="vehicle", description="clip each vehicle's ratio, or their product")
+    ratio: Literal["vehicle", "joint"] = Field(
+        default="vehicle", description="clip each vehicle's ratio, or their product"
+    )
     epochs: int = Field(default=5, ge=1, description="passes over the rollout")
     minibatch: int = Field(default=800, ge=1, description="decisions of one world each, per gradient step (about)")
-    max_gradient_norm: float = Field(default=0.5, gt=0, description="the gradients of policy and critic are scaled down to it")
-    target_kl: float | None = Field(default=None, gt=0, description="end the update when the policy moved further; null = never")
+    max_gradient_norm: float = Field(
+        default=0.5, gt=0, description="the gradients of policy and critic are scaled down to it"
+    )
+    target_kl: float | None = Field(
+        default=None, gt=0, description="end the update when the policy moved further; null = never"
+    )
 
 
 class PPOConfig(UpdateConfig):
@@ -90,12 +105,13 @@ class PPOUpdate:
         old, target = self.ratio_shape(density).flatten(0, 1), rollout.return_.flatten(0, 1)
         samples = target.shape[0]
         batches = max(1, round(samples / config.minibatch))
-        losses, errors, kls, norms = [], [], [], []
+        losses, errors, norms = [], [], []
+        exponents: list[Tensor] = []
         kl = torch.zeros((), device=target.device, dtype=target.dtype)
         epochs = 0
         for _ in range(config.epochs):
             order = torch.randperm(samples, generator=self.generator, device=target.device)
-            kls = []
+            exponents = []
             for rows in order.tensor_split(batches):
                 batch = observation[rows]
                 exponent = log_ratio(self.ratio_shape(actor.log_prob(batch, action[rows])), old[rows])
@@ -111,9 +127,9 @@ class PPOUpdate:
                 actor.project()
                 losses.append(actor_loss.detach())
                 errors.append(critic_loss.detach())
-                kls.append(exponent.detach())
+                exponents.append(exponent.detach())
             epochs += 1
-            kl = approximate_kl(torch.cat(kls))
+            kl = approximate_kl(torch.cat(exponents))
             if config.target_kl is not None and float(kl) > config.target_kl:
                 break
         explained = 1 - (rollout.return_ - rollout.value).var() / (rollout.return_.var() + 1e-8)
@@ -122,7 +138,7 @@ class PPOUpdate:
                 torch.stack(losses).mean(),
                 torch.stack(errors).mean(),
                 kl,
-                out_of_range_ratio(torch.cat(kls), config.clip),
+                out_of_range_ratio(torch.cat(exponents), config.clip),
                 torch.stack(norms).mean(),
                 explained,
             ]
@@ -156,10 +172,13 @@ class PPO(Agent):
         self.ppo = PPOUpdate(config, networks, generator)
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
+        """The PPO update."""
         return self.ppo.run(rollout, rollout.log_prob, progress)
 
     def state_dict(self) -> dict[str, Any]:
+        """Optimisers."""
         return {"ppo": self.ppo.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
         self.ppo.load_state_dict(state["ppo"])

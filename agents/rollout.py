@@ -167,9 +167,7 @@ def collect(
         action_gradient = None
         if gradient:
             loss = reward.sum() + settings.gamma * next_value.sum() - value.sum()
-            action_gradient = torch.stack(
-                torch.autograd.grad(loss, actions, allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
-            )
+            action_gradient = torch.stack(torch.autograd.grad(loss, actions, allow_unused=True, materialize_grads=True))
             if actor.free_or_none is not None:
                 action_gradient = action_gradient * actor.free
     observations, reward, value, next_value = detach((observations, reward, value, next_value))
@@ -220,12 +218,19 @@ def check_finite(rollout: Rollout, carry: Carry, gradient: bool = True, context:
         "reward": rollout.reward,
         "value": rollout.next_value,
     }
+    backward = {}
     if gradient and rollout.action_gradient is not None:
-        quantities["gradient of the advantage by the action"] = rollout.action_gradient
-    if bool(torch.stack([x.isfinite().all() for x in quantities.values()]).all()):
+        backward["gradient of the advantage by the action"] = rollout.action_gradient
+    if bool(torch.stack([x.isfinite().all() for x in (quantities | backward).values()]).all()):
         return
-    steps = {name: (~x.isfinite()).flatten(1).any(1) for name, x in quantities.items()}
-    name, step = min(((n, int(bad.nonzero()[0])) for n, bad in steps.items() if bad.any()), key=lambda found: found[1])
+    bad = {name: (~x.isfinite()).flatten(1).any(1).nonzero() for name, x in quantities.items()}
+    found = [(int(steps[0]), name) for name, steps in bad.items() if len(steps)]
+    if found:
+        step, name = min(found, key=lambda x: x[0])
+    else:  # on the way back a NaN spreads to earlier decisions: it began at the latest
+        quantities = backward
+        ((name, x),) = backward.items()
+        step = int((~x.isfinite()).flatten(1).any(1).nonzero()[-1])
     x = quantities[name][step]
     position = tuple((~x.isfinite()).nonzero()[0].tolist())
     world, vehicle, kind = position[0], None, "controlled vehicle"

@@ -52,14 +52,15 @@ def train(experiment: Experiment, output: str | Path, *, resume: bool = False, p
         progress: print the table.
 
     Raises:
-        TrafficGradError: the folder already holds a run, there is nothing to resume, or the configuration cannot be used.
+        TrafficGradError: the folder already holds a run, there is nothing to resume, or the configuration does not fit.
         NonFiniteError: a NaN or an infinite number; ``last.pt`` then holds the last good iteration.
     """
     output = Path(output)
     config = experiment.config
     record = _open_run(experiment, output, resume)
     with _threads(config.threads), ProgressTable(_columns(experiment), progress) as table:
-        table.message(f"{output}: {config.agent.kind}, {config.worlds} worlds x {config.window} decisions; drawing initial states ...")
+        shape = f"{config.worlds} worlds x {config.window} decisions"
+        table.message(f"{output}: {config.agent.kind}, {shape}; drawing initial states ...")
         session = _Session(experiment, record)
         if session.iteration >= config.iterations:
             table.message(f"the run already has its {session.decisions:,} decisions; raise training.decisions to go on")
@@ -68,21 +69,28 @@ def train(experiment: Experiment, output: str | Path, *, resume: bool = False, p
         metrics_file = MetricsFile(output / METRICS, keep=session.iteration)
         board = tensorboard_writer(output / "tensorboard", session.decisions)
         good, row, interrupted = session.capture(), dict[str, float](), False
+        score: float | None = None
         begun, first, saved, cost = time.monotonic(), session.iteration, time.monotonic(), 0.0
         try:
             while session.iteration < config.iterations:
                 row = session.iterate()
                 if session.judge(row):
-                    best = checkpoint.policy_record(session.networks, session.yaml, session.best_score, session.decisions)
+                    best = checkpoint.policy_record(
+                        session.networks, session.yaml, session.best_score, session.decisions
+                    )
                     checkpoint.save_checkpoint(best, output / checkpoint.BEST)
-                good = session.capture()
                 metrics_file.append(row)
+                good = session.capture()
                 if board is not None:
                     for name, value in row.items():
                         board.add_scalar(name, value, session.decisions)
                 now = time.monotonic()
                 left = (now - begun) / (session.iteration - first) * (config.iterations - session.iteration)
-                table.row({**row, "left": duration(left)}, last=session.iteration == config.iterations)
+                score = row.get("score", score)
+                shown: dict[str, float | str] = {**row, "left": duration(left)}
+                if score is not None:
+                    shown["score"] = score
+                table.row(shown, last=session.iteration == config.iterations)
                 if cost < CHEAP_SAVE or now - saved > SAVE_SECONDS:
                     checkpoint.save_checkpoint(good, output / checkpoint.LAST)
                     saved = time.monotonic()
@@ -95,7 +103,10 @@ def train(experiment: Experiment, output: str | Path, *, resume: bool = False, p
             if board is not None:
                 board.close()
         if interrupted:
-            table.message(f"interrupted; saved after {good['decisions']:,} decisions, go on with: trafficgrad train {output} --resume")
+            table.message(
+                f"interrupted; saved after {good['decisions']:,} decisions, go on with: "
+                f"trafficgrad train {output / checkpoint.CONFIG} --output {output} --resume"
+            )
             session.restore(good)
         return session.result(output, row, interrupted)
 
@@ -113,9 +124,11 @@ class _Session:
         self.agent = experiment.build_agent(self.networks, self.generator)
         # Initial states are drawn on the CPU, so that every device trains on the same traffic.
         traffic = torch.Generator().manual_seed(config.seed)
-        env_state = experiment.env.stagger(experiment.env.reset(config.worlds, traffic), traffic)
+        env_state = experiment.env.stagger(experiment.env.reset(config.worlds, traffic), self.generator)
         if env_state.observation.dtype != config.torch_dtype:
-            raise TrafficGradError(f"training.dtype is {config.dtype}, but the environment computes in {env_state.observation.dtype}")
+            raise TrafficGradError(
+                f"training.dtype is {config.dtype}, but the environment computes in {env_state.observation.dtype}"
+            )
         self.carry = start(env_state)
         self.iteration = 0
         self.seconds = 0.0
@@ -134,7 +147,9 @@ class _Session:
         """One rollout and one update; returns the numbers for the log."""
         config, begun = self.experiment.config, time.monotonic()
         gradient = self.agent.needs_gradient
-        carry, rollout = collect(self.experiment.env, self.carry, self.networks, config.rollout, self.generator, gradient)
+        carry, rollout = collect(
+            self.experiment.env, self.carry, self.networks, config.rollout, self.generator, gradient
+        )
         context = f"iteration {self.iteration + 1}: "
         check_finite(rollout, carry, not self.agent.drop_nonfinite_gradient, context)
         simulated = time.monotonic()
@@ -143,7 +158,13 @@ class _Session:
         if not all(torch.stack([x.isfinite().all() for x in self.networks.state_dict().values()]).tolist()):
             raise TrafficGradError(f"{context}the update left a weight that is not finite: lower the learning rates")
         names = ["reward", "episodes", "return_sum", "length_sum", *rollout.terms]
-        values = [rollout.reward.mean(), rollout.episodes, rollout.episode_return, rollout.episode_length, *rollout.terms.values()]
+        values = [
+            rollout.reward.mean(),
+            rollout.episodes,
+            rollout.episode_return,
+            rollout.episode_length,
+            *rollout.terms.values(),
+        ]
         numbers = dict(zip(names, torch.stack([x.to(rollout.reward.dtype) for x in values]).tolist(), strict=True))
         self.carry = carry
         self.iteration += 1
@@ -191,8 +212,8 @@ class _Session:
         return {
             **checkpoint.policy_record(self.networks, self.yaml, self.best_score, self.decisions),
             "training": {
-                "networks": checkpoint.plain(self.networks.state_dict()),
-                "agent": checkpoint.plain(self.agent.state_dict()),
+                "networks": checkpoint.snapshot(self.networks.state_dict()),
+                "agent": checkpoint.snapshot(self.agent.state_dict()),
                 "carry": checkpoint.tensors_of(self.carry),
                 "generator": self.generator.get_state(),
                 "iteration": self.iteration,
@@ -219,12 +240,21 @@ class _Session:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             if isinstance(error, TrafficGradError):
                 raise
-            raise TrafficGradError("the checkpoint is incomplete or belongs to another configuration; it cannot be resumed") from error
+            raise TrafficGradError(
+                "the checkpoint is incomplete or belongs to another configuration; it cannot be resumed"
+            ) from error
 
     def result(self, output: Path, row: dict[str, float], interrupted: bool) -> TrainResult:
         """The summary."""
         return TrainResult(
-            output, self.decisions, self.iteration, self.seconds, self.best_score, interrupted, row, self.networks.policy()
+            output,
+            self.decisions,
+            self.iteration,
+            self.seconds,
+            self.best_score,
+            interrupted,
+            row,
+            self.networks.policy(),
         )
 
 
@@ -255,7 +285,7 @@ def _open_run(experiment: Experiment, output: Path, resume: bool) -> dict[str, A
 
 
 def _same_configuration(old: Any, new: str, output: Path) -> None:
-    """Refuse to resume with other settings than those the run was made with; budget, evaluation and machine may change."""
+    """Refuse to resume with settings other than the run's; budget, evaluation and machine may change."""
     try:
         before = yaml.safe_load(old) if isinstance(old, str) else None
     except yaml.YAMLError:
@@ -281,7 +311,11 @@ def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys; lists count as values."""
     if not isinstance(tree, dict):
         return {path: tree}
-    return {key: value for name, sub in tree.items() for key, value in _flatten(sub, f"{path}.{name}" if path else str(name)).items()}
+    return {
+        key: value
+        for name, sub in tree.items()
+        for key, value in _flatten(sub, f"{path}.{name}" if path else str(name)).items()
+    }
 
 
 def _write_config(output: Path, text: str) -> None:
@@ -289,7 +323,9 @@ def _write_config(output: Path, text: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         (output / checkpoint.CONFIG).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise TrafficGradError(f"{output}: cannot be written to ({(error.strerror or str(error)).lower()}); choose another --output") from None
+        raise TrafficGradError(
+            f"{output}: cannot be written to ({(error.strerror or str(error)).lower()}); choose another --output"
+        ) from None
 
 
 @contextlib.contextmanager

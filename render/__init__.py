@@ -1,0 +1,46 @@
+"""Looking at traffic: a window, films, stills and plots. Nothing here changes a simulation, and none needs to know of it.
+
+A trajectory becomes a film in two lines::
+
+    source = TrajectoryFrames.of(trajectory, simulator, captions={"reward": rewards})
+    show(source) if can_open_window() else record(source, "film.mp4")
+"""
+
+import os
+import warnings
+
+from trafficgrad.errors import TrafficGradError
+
+# pygame greets on standard output, where it would end up in what others parse.
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pygame's own use of pkg_resources
+        import pygame  # noqa: F401
+except ImportError as error:
+    raise TrafficGradError(f"drawing needs pygame, which cannot be imported ({error}): pip install pygame") from error
+
+from trafficgrad.render.camera import Camera
+from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
+from trafficgrad.render.plots import learning_curve, time_space_diagram
+from trafficgrad.render.record import frame_times, record, snapshot
+from trafficgrad.render.scene import Scene, draw_state
+from trafficgrad.render.viewer import can_open_window, show
+
+__all__ = [
+    "Camera",
+    "Frame",
+    "FrameSource",
+    "Scene",
+    "Traffic",
+    "TrajectoryFrames",
+    "can_open_window",
+    "caption_text",
+    "draw_state",
+    "frame_times",
+    "learning_curve",
+    "record",
+    "show",
+    "snapshot",
+    "time_space_diagram",
+]

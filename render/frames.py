@@ -13,7 +13,7 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.style import Array, nice_step
-from trafficgrad.state import Fleet, PerDriver, TrafficState
+from trafficgrad.state import Fleet, PerDriver
 from trafficgrad.trajectory import Trajectory
 
 Caption: TypeAlias = str | float
@@ -71,16 +71,18 @@ def caption_text(frame: Frame) -> str:
     return ", ".join(f"{name} {value}" for name, value in caption_items(frame))
 
 
-def frame_of_state(
-    state: TrafficState,
-    network: RoadNetwork,
-    fleet: Fleet,
-    world: int = 0,
-    captions: Mapping[str, Caption] | None = None,
-) -> Frame:
-    """One world of a state as a frame, e.g. for an environment's ``render()``."""
-    one = Trajectory.of([state.detach()], None, 1.0)
-    return TrajectoryFrames.of_fleet(one, network, fleet, world, captions).frame(float(state.time[world]))
+class Traffic(Protocol):
+    """Roads and bodies of the vehicles: what a simulator says about how its states look."""
+
+    @property
+    def network(self) -> RoadNetwork:
+        """Where the vehicles drive."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet:
+        """Sizes, and which slots are controlled."""
+        ...
 
 
 class TrajectoryFrames:
@@ -129,21 +131,18 @@ class TrajectoryFrames:
         if not (finite | ~self._active).all():
             t, n = (int(i) for i in np.argwhere(self._active & ~finite)[0])
             raise TrafficGradError(f"the trajectory cannot be drawn: vehicle slot {n} has no finite position or speed after step {t}")
-        fastest = float(self._speed[self._active].max()) if self._active.any() else 0.0
+        # Not the maximum: one racing driver would take the colours from everybody else.
+        fastest = float(np.quantile(self._speed[self._active], 0.99)) if self._active.any() else 0.0
         self.max_speed = _round_up(fastest)
         self._lay_out(read("lane"), read("position").astype(np.float64), read("lateral").astype(np.float64), read("vehicle_id"))
 
     @classmethod
-    def of_fleet(
-        cls,
-        trajectory: Trajectory,
-        network: RoadNetwork,
-        fleet: Fleet,
-        world: int = 0,
-        captions: Mapping[str, Series] | None = None,
+    def of(
+        cls, trajectory: Trajectory, traffic: Traffic, world: int = 0, captions: Mapping[str, Series] | None = None
     ) -> TrajectoryFrames:
-        """The same with sizes and controlled slots taken from a fleet."""
-        return cls(trajectory, network, fleet.length, fleet.width, fleet.controlled, world, captions)
+        """The same with network, sizes and controlled slots taken from a simulator."""
+        fleet = traffic.fleet
+        return cls(trajectory, traffic.network, fleet.length, fleet.width, fleet.controlled, world, captions)
 
     def _lay_out(self, lane: Array, position: Array, lateral: Array, identity: Array) -> None:
         """Bring all states into road coordinates and find the lane changes, once."""
@@ -235,6 +234,6 @@ def _per_vehicle(value: PerDriver, driver: Array, world: int) -> Array:
 
 
 def _round_up(speed: float) -> float:
-    """A round upper end for the colour bar, a little above the fastest vehicle or at it."""
+    """A round upper end for the colour bar, a little above ``speed`` or at it."""
     step = nice_step(max(speed, 1.0), 6)
     return float(np.ceil(max(speed, 1.0) / step - 1e-6) * step)

@@ -29,6 +29,7 @@ class RoadLayout:
 
     Attributes:
         roads: tuple of :class:`Road`. road, edge: int64 ``[A]`` per lane. start: ``[A]`` m, distance of the lane's begin.
+        before, after: int64 ``[E]``, the edge that continues an edge on its road, -1 = none.
         offset: ``[A]`` m, lane's centre line to the left of the road's middle. width: ``[A]`` m. half_width: m per edge.
     """
 
@@ -47,9 +48,12 @@ class RoadLayout:
         self.roads = self._join(network)
         self.road = np.zeros(len(lanes), dtype=np.int64)
         self.start = np.zeros(len(lanes))
+        self.before, self.after = np.full(edges, -1), np.full(edges, -1)
         for r, road in enumerate(self.roads):
             for edge, start in zip(road.edges, road.starts, strict=True):
                 self.road[self.lanes_of[edge]], self.start[self.lanes_of[edge]] = r, start
+            chain = [*road.edges, road.edges[0]] if road.closed else list(road.edges)
+            self.after[chain[:-1]], self.before[chain[1:]] = chain[1:], chain[:-1]
 
     def _join(self, network: RoadNetwork) -> tuple[Road, ...]:
         """Follow edges from each road's first one; where roads merge or split a new one begins."""
@@ -75,6 +79,11 @@ class RoadLayout:
             closed = continues[first] and after[chain[-1]] == [first]
             roads.append(Road(tuple(chain), np.cumsum(lengths) - lengths, float(lengths.sum()), closed))
         return tuple(roads)
+
+    def middle_line(self, edge: int) -> Array:
+        """Middle of an edge's road surface, ``[K, 2]`` m in the world."""
+        outer = (self.network.lane_geometry(int(self.lanes_of[edge][i])).detach().cpu().numpy() for i in (0, -1))
+        return np.asarray(sum(outer) / 2.0, dtype=np.float64)
 
     def wrap(self, road: Array, distance: Array) -> Array:
         """Distances brought into the first lap of closed roads; others as they are."""

@@ -11,7 +11,6 @@ from trafficgrad.render.camera import Camera
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.style import ARROW, ASPHALT, EDGE_LINE, LANE_LINE, Array, Colour
 
-MIN_LANE = 15.0  # px that a lane is drawn wide at least, at 720 lines: below, nobody sees who drives in which lane
 _SMOOTH = 3  # the road is drawn this much larger once and averaged down
 
 
@@ -91,15 +90,19 @@ def _boundary(layout: RoadLayout, edge: int, side: float, scale: float) -> Array
 
 def _beside(layout: RoadLayout, edge: int, offset: float, scale: float) -> Array:
     """The line ``offset`` m left of the middle of an edge, drawn ``scale`` times as far from it: ``[K, 2]`` m."""
-    lane = int(layout.lanes_of[edge][0])
-    line = layout.network.lane_geometry(lane).detach().cpu().numpy().astype(np.float64)
-    step = np.diff(line, axis=0)
-    step /= np.linalg.norm(step, axis=1, keepdims=True)
-    loop = np.allclose(line[0], line[-1])
-    first, last = (step[-1:], step[:1]) if loop else (step[:1], step[-1:])
+    line = layout.middle_line(edge)
+    step = _directions(line)
+    before, after = int(layout.before[edge]), int(layout.after[edge])
+    first = step[:1] if before < 0 else _directions(layout.middle_line(before))[-1:]
+    last = step[-1:] if after < 0 else _directions(layout.middle_line(after))[:1]
     forward = np.concatenate([first, step]) + np.concatenate([step, last])
     normal = np.stack([-forward[:, 1], forward[:, 0]], -1) / np.linalg.norm(forward, axis=1, keepdims=True)
-    return line + (offset * scale - layout.offset[lane]) * normal
+    return line + offset * scale * normal
+
+
+def _directions(line: Array) -> Array:
+    step = np.diff(line, axis=0)
+    return step / np.linalg.norm(step, axis=1, keepdims=True)
 
 
 def _left(heading: Array) -> Array:

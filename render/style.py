@@ -7,6 +7,7 @@ in a bright yellow that a white page would swallow. White belongs to controlled 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ BACKGROUND: Colour = (13, 16, 22)
 ASPHALT: Colour = (38, 43, 52)
 EDGE_LINE: Colour = (128, 137, 150)
 LANE_LINE: Colour = (88, 96, 108)
-ARROW: Colour = (62, 69, 80)
+ARROW: Colour = (72, 80, 93)
 FAINT: Colour = (118, 127, 141)
 MUTED: Colour = (164, 172, 184)
 TEXT: Colour = (233, 237, 243)
@@ -47,8 +48,9 @@ VIRIDIS: tuple[Colour, ...] = (
     (216, 226, 25),
     (253, 231, 37),
 )
-DARKEST = 0.16  # the map's first, near-black sixth would vanish on asphalt: speed 0 starts here
+DARKEST = 0.2  # the map's first, near-black fifth would vanish on asphalt: speed 0 starts here
 OVERSAMPLING = 4  # bodies are drawn this much larger and averaged down, so that slow motion does not jitter
+SMALLEST_TEXT = 13  # px
 _FINE_LIMIT = 500  # vehicles; beyond, bodies are drawn without averaging
 
 
@@ -72,12 +74,10 @@ def nice_step(span: float, parts: int) -> float:
     return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * (1.0 - 1e-9))
 
 
-def font(size: float) -> pygame.font.Font:
-    """pygame's own typeface at ``size`` pixels, never below what can be read: it looks the same on every machine."""
-    pixels = max(round(size), 13)
+def _font(pixels: int) -> pygame.font.Font:
     if not pygame.font.get_init():
         pygame.font.init()
-        _FONTS.clear()
+        _FONTS.clear()  # fonts do not survive a pygame.quit()
     if pixels not in _FONTS:
         _FONTS[pixels] = pygame.font.Font(None, pixels)
     return _FONTS[pixels]
@@ -86,9 +86,24 @@ def font(size: float) -> pygame.font.Font:
 _FONTS: dict[int, pygame.font.Font] = {}
 
 
+@lru_cache(maxsize=1024)
+def text_image(text: str, size: float, colour: Colour) -> pygame.Surface:
+    """One line in pygame's own typeface (the same on every machine), never smaller than can be read.
+
+    Letters are set enlarged and averaged down: at small sizes pygame rounds their distances to whole pixels.
+    """
+    pixels = max(round(size), SMALLEST_TEXT)
+    large = _font(pixels * OVERSAMPLING).render(text, True, colour)
+    plain = pygame.Surface(large.get_size(), pygame.SRCALPHA)
+    plain.fill((*colour, 0))  # averaged edges keep the text's colour
+    plain.blit(large, (0, 0))
+    width, height = plain.get_size()
+    return pygame.transform.smoothscale(plain, (max(1, round(width / OVERSAMPLING)), max(1, round(height / OVERSAMPLING))))
+
+
 def write(surface: pygame.Surface, text: str, at: Point, size: float, colour: Colour, anchor: str = "topleft") -> pygame.Rect:
     """Write one line with the given corner or edge (a ``pygame.Rect`` attribute) at ``at``; return where it stands."""
-    image = font(size).render(text, True, colour)
+    image = text_image(text, size, colour)
     return surface.blit(image, image.get_rect(**{anchor: (round(at[0]), round(at[1]))}))
 
 
@@ -142,7 +157,10 @@ def _draw_body(surface: pygame.Surface, centre: Point, angle: float, length: flo
         dark = ring + max(1.0, 0.5 * ring)  # a dark rim lets the white ring stand out from bright neighbours
         pygame.draw.polygon(surface, BACKGROUND, body_outline(centre, angle, length + 2 * dark, width + 2 * dark))
         pygame.draw.polygon(surface, CONTROLLED, body_outline(centre, angle, length + 2 * ring, width + 2 * ring))
-    pygame.draw.polygon(surface, colour, body_outline(centre, angle, length, width))
+    rim: Colour = tuple(c + (255 - c) * 2 // 5 for c in colour)  # type: ignore[assignment]
+    pygame.draw.polygon(surface, rim, body_outline(centre, angle, length, width))
+    inner = 0.16 * min(length, width)
+    pygame.draw.polygon(surface, colour, body_outline(centre, angle, length - inner, width - inner))
     if length >= 10.0 and width >= 5.0:
         forward = 0.16 * length
         glass = (centre[0] + forward * math.cos(angle), centre[1] + forward * math.sin(angle))

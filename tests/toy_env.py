@@ -25,10 +25,10 @@ class ToyState:
 
 
 class ToyEnv(DifferentiableEnv):
-    """Double integrators in the plane with a smooth coupling; a world ends where a mass leaves the disc of radius ``reach``.
+    """Double integrators in the plane, smoothly coupled; a world ends where a mass leaves the disc of radius ``reach``.
 
-    ``vehicles=None`` is one point mass with a policy of its own: observation [B, 4], action [B, 2]. ``poison`` = (world,
-    decision) puts a NaN into the last vehicle's speed.
+    ``vehicles=None`` is one point mass with a policy of its own: observation [B, 4], action [B, 2]. ``poison`` =
+    (world, decision) puts a NaN into the last vehicle's speed.
     """
 
     differentiable = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -25,6 +25,8 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training, 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as network.length=800.")
 ]
+_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])  # typer's own or click's, by version
+
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the traffic.")]
 
@@ -58,9 +60,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
 ) -> None:
     """Train a policy."""
+    from trafficgrad.agents.checkpoint import CONFIG
     from trafficgrad.agents.experiment import load_experiment
     from trafficgrad.agents.train import train as run_training
 
+    if resume and Path(file).is_dir():  # `trafficgrad train RUN --resume`, with the settings saved there
+        output = output or Path(file)
+        file = str(Path(file) / CONFIG)
     experiment = load_experiment(file, agent=agent, seed=seed, overrides=settings or (), device=device)
     config = experiment.config
     folder = output or Path("runs") / f"{experiment.scenario.name}_{config.agent.kind}_seed{config.seed}"
@@ -86,10 +92,9 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on stderr and exit code 2; Ctrl-C is exit code 130."""
-    usage_error = typer.BadParameter.__bases__[0]  # typer's own or click's, by version
     try:
         code = app(standalone_mode=False)
-    except (TrafficGradError, usage_error, OSError) as error:
+    except (TrafficGradError, _USAGE_ERROR, OSError) as error:
         sys.exit(_fail(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
@@ -98,7 +103,9 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> int:
-    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    text = str(error.format_message() if hasattr(error, "format_message") else error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     typer.echo(f"trafficgrad: {' '.join(text.split())}", err=True)
     return 2
 

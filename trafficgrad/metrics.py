@@ -53,7 +53,7 @@ def flow(record: Record, network: RoadNetwork) -> Tensor:
 
 def lane_changes(trajectory: Trajectory, network: RoadNetwork, vehicles: Tensor | None = None) -> Tensor:
     """Number of lane changes over the trajectory, [B]; going on to the next edge is none."""
-    index = network.tables(torch.float64, trajectory.lane.device).index[trajectory.lane.clamp(min=0)]
+    index = network.tables(torch.float64, trajectory.lane.device).number[trajectory.lane.clamp(min=0)]
     changed = (index[1:] != index[:-1]) & trajectory.active[1:]
     changed = changed if vehicles is None else changed & vehicles
     return changed.sum((0, 2))

@@ -48,7 +48,7 @@ def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
     place = torch.arange(n, device=position.device)
     rank = torch.empty_like(order).scatter_(1, order, place.expand(worlds, n))
     # Absent vehicles get a lane index that no query asks for.
-    local = torch.where(present, t.index[lane0], torch.full_like(lane, k))
+    local = torch.where(present, t.number[lane0], torch.full_like(lane, k))
     sorted_local = local.gather(1, order)[:, None, :] == torch.arange(k, device=position.device)[:, None]
     # Arithmetic instead of `where`: with a mask like this it is an order of magnitude faster.
     before = ((place + 1) * sorted_local - 1).cummax(2)[0]
@@ -76,7 +76,7 @@ def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
             target = (t.right if side == 0 else t.left)[lane0]
             exists = present & (target >= 0)
             target = target.clamp(min=0)
-        row = t.index[target] * n
+        row = t.number[target] * n
         # Strictly before and after the own place: step back by one, except at the ends of the row.
         found_before = before.reshape(worlds, -1).gather(1, row + (rank - 1).clamp(min=0))
         found_after = after.reshape(worlds, -1).gather(1, row + (rank + 1).clamp(max=n - 1))

@@ -40,7 +40,7 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
 
     Differentiable in positions and speeds, and through ``lateral`` where the lane shows (lane + y / W).
     """
-    slots = simulator.fleet.controlled
+    slots = simulator.fleet.slots
     network, count = simulator.network, len(slots)
     t = network.tables(state.position.dtype, state.position.device)
     lanes = network.max_lanes
@@ -52,7 +52,7 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
     along_all = t.offset[lane_all] + state.position
     along, lane = along_all[:, slots], lane_all[:, slots]
     circumference = t.chain_length[lane]
-    index = t.index[lane]
+    index = t.number[lane]
     across = index + state.lateral[:, slots] / t.width[lane]
 
     if lanes > 1:
@@ -75,7 +75,7 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
     with torch.no_grad():  # [B, C, N]: how far behind, and who may be meant at all
         behind = _around(along[:, :, None] - along_all[:, None, :], circumference[:, :, None])
         near = (behind > 0.0) & (behind < config.distance_scale) & (human & state.active)[:, None, :]
-        index_all = torch.where(state.lane >= 0, t.index[lane_all], -9)[:, None, :] - index[:, :, None]
+        index_all = torch.where(state.lane >= 0, t.number[lane_all], -9)[:, None, :] - index[:, :, None]
         beside = (ahead.abs() < config.beside_distance) & ~itself
         other_index = index[:, None, :] - index[:, :, None]
     for k, side in enumerate(_SIDES) if lanes > 1 else ((1, "own"),):

@@ -250,7 +250,7 @@ class LocalObservation(StrictModel):
     speed_scale: Positive = Field(default=5.0, description="speed differences are divided by it, m/s")
     gap_scale: Positive = Field(default=50.0, description="gaps are divided by it and end at 1, m")
     distance_scale: Positive = Field(
-        default=100.0, description="distances to other controlled vehicles are divided by it, m"
+        default=100.0, description="divides distances between controlled vehicles; how far behind others are seen, m"
     )
     beside_distance: Positive = Field(
         default=20.0, description="a controlled vehicle within it in a side lane counts as beside, m"

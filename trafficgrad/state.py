@@ -158,6 +158,27 @@ class Fleet:
         object.__setattr__(self, "control", control)
         object.__setattr__(self, "follow_limit", limit)
 
+    @property
+    def slots(self) -> Tensor:
+        """``controlled`` as the int64 tensor [C] that it was made."""
+        assert isinstance(self.controlled, Tensor)
+        return self.controlled
+
+    @property
+    def limited(self) -> list[bool]:
+        """``follow_limit`` of each controlled vehicle."""
+        assert not isinstance(self.follow_limit, bool)
+        return list(self.follow_limit)
+
+    def rows(self, control: Control) -> list[int]:
+        """Rows of ``controlled`` that are controlled in this way."""
+        return [row for row, kind in enumerate(self.control) if kind == control]
+
+    def mask(self, vehicles: int, rows: Sequence[int] | None = None) -> Tensor:
+        """[vehicles] bool: the slots of the controlled vehicles, or of some rows of them."""
+        slots = self.slots if rows is None else self.slots[list(rows)]
+        return torch.zeros(vehicles, dtype=torch.bool, device=slots.device).index_fill(0, slots, True)
+
 
 @register_record
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from trafficgrad.scenario_models import (
 )
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Fleet, PerDriver, TrafficState
+from trafficgrad.tree import concatenate
 
 
 class TrafficScenario(StrictModel):
@@ -50,6 +52,9 @@ class TrafficScenario(StrictModel):
     lane_gradient: LaneGradientConfig = LaneGradientConfig()
     observation: LocalObservation = LocalObservation()
     reward: tuple[RewardTerm, ...] = Field(default=(), strict=False, description="weighted terms that are added")
+    late: float | None = Field(
+        default=None, gt=0, description="end of an episode that `late` measures cover, s; null = its second half"
+    )
     pool_size: int = Field(default=512, ge=1, description="warmed-up initial states drawn beforehand")
     driver_rows: int = Field(default=4096, ge=1, description="human drivers drawn beforehand")
     training: dict[str, Any] = Field(
@@ -77,6 +82,9 @@ class TrafficScenario(StrictModel):
                 "initial.jitter",
                 f"reaches beyond the road's end, expected at most {spacing / self.network.lanes:.4g} m",
             )
+        kinds = [term.kind for term in self.reward]
+        if len(set(kinds)) < len(kinds):
+            raise error_at("reward", f"expected every kind of term once, got {', '.join(kinds)}")
         _ = self.controlled_slots  # raises where the placement does not fit
         return self
 
@@ -94,6 +102,11 @@ class TrafficScenario(StrictModel):
     def horizon(self) -> int:
         """Decisions of an episode."""
         return self.simulation.horizon_steps // self.simulation.decision_steps
+
+    @property
+    def late_seconds(self) -> float:
+        """What ``late`` measures cover, s."""
+        return self.simulation.horizon_steps * self.simulation.dt / 2 if self.late is None else self.late
 
     @property
     def controlled_slots(self) -> tuple[int, ...]:
@@ -143,7 +156,7 @@ class TrafficScenario(StrictModel):
                 width=table("width"),
                 acceleration_noise=table("acceleration_noise"),
                 speed_factor=table("speed_factor"),
-                controlled=self.controlled_slots,
+                controlled=torch.tensor(self.controlled_slots, dtype=torch.int64, device=device),
                 control=self.vehicles.controlled.control,
                 follow_limit=self.vehicles.controlled.follow_limit,
             ),
@@ -201,7 +214,7 @@ class TrafficScenario(StrictModel):
     def initial_state(
         self,
         batch: int,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         warm_up: bool = True,
@@ -213,16 +226,19 @@ class TrafficScenario(StrictModel):
         the lane-change cool-downs stand at 0. A world depends on its own draws only.
 
         Parameters:
-            generator: a CPU generator of all draws. simulator: that of the warm-up, ``self.build()`` where not given.
+            generator: a CPU generator of all draws, or one for each world. simulator: that of the warm-up,
+                ``self.build()`` where not given.
         """
-        state = self.place(batch, generator, dtype, device)
+        own = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
+        each = batch // len(own)
+        state = concatenate([self.place(each, g, dtype, device) for g in own])
         if not (warm_up and self.simulation.warmup_steps):
             return state
         simulator = self.build(dtype=dtype, device=device) if simulator is None else simulator
         with torch.no_grad():
             for _ in range(self.simulation.warmup_steps):
-                noise = torch.randn(batch, self.total, generator=generator, dtype=dtype).to(device)
-                state = simulator.step(state, None, noise)
+                noise = torch.cat([torch.randn(each, self.total, generator=g, dtype=dtype) for g in own])
+                state = simulator.step(state, None, noise.to(device))
         return replace(state, time=torch.zeros_like(state.time), cooldown=torch.zeros_like(state.cooldown))
 
     def to_yaml(self) -> str:

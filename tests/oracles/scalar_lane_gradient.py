@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tests.oracles.scalar_traffic import SIDES, Road, Rules, Vehicle, View, feasible, incentives, stopped, views
+from .scalar_traffic import SIDES, Road, Rules, Vehicle, View, feasible, incentives, stopped, views
 
 
 @dataclass

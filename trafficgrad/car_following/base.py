@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from trafficgrad.state import PerDriver
@@ -58,3 +59,9 @@ class CarFollowing(DriverModel, ABC):
             speed: own speed, m/s. gap: to the leader's rear bumper, m; +inf without a leader.
             closing_speed: own speed - leader's speed, m/s; 0 without a leader. Shapes broadcast with the parameters.
         """
+
+
+def limit_speed(model: CarFollowing, limit: Tensor) -> CarFollowing:
+    """The model with its desired speed bounded by ``limit``, m/s; slope 0 in the speed where the limit binds."""
+    bounded = torch.where(limit < model.desired_speed, limit, model.desired_speed)
+    return dataclasses.replace(model, desired_speed=bounded)  # type: ignore[type-var]

@@ -21,7 +21,7 @@ class KeepLane:
 
     def __call__(self, state: TrafficState) -> Action:
         """Action of the controlled vehicles."""
-        speed = state.speed[:, self.simulator.fleet.controlled]
+        speed = state.speed[:, self.simulator.fleet.slots]
         return Action((self.target - speed).clamp(*self.bounds))
 
 
@@ -42,10 +42,10 @@ class FanOutAndAlign:
 
     def __call__(self, state: TrafficState) -> Action:
         """Action of the controlled vehicles."""
-        slots, network = self.simulator.fleet.controlled, self.simulator.network
+        slots, network = self.simulator.fleet.slots, self.simulator.network
         t = network.tables(state.position.dtype, state.position.device)
         lane = state.lane[:, slots].clamp(min=0)
-        index, length = t.index[lane], t.chain_length[lane]
+        index, length = t.number[lane], t.chain_length[lane]
         number = index.argsort(dim=1, stable=True).argsort(dim=1)
         wanted = (number * network.max_lanes) // len(slots)
         angle = 2 * math.pi * (t.offset[lane] + state.position[:, slots]) / length

@@ -29,7 +29,4 @@ for _id, _name in {"trafficgrad/Ring4Lane-v0": "ring_4lane", "trafficgrad/Ring1L
         entry_point="trafficgrad.envs.gym_adapter:TrafficGymEnv",
         vector_entry_point="trafficgrad.envs.gym_adapter:TrafficGymVectorEnv",
         kwargs={"scenario": _name},
-        # The environment ends its own episodes.
-        max_episode_steps=None,
-        disable_env_checker=None,
     )

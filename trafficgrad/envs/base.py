@@ -76,6 +76,6 @@ class DifferentiableEnv(ABC):
     def stagger(self, env_state: Any, generator: torch.Generator | None = None) -> Any:
         """Spread the worlds over the phases of an episode, so that they do not all end in the same step of a training.
 
-        ``generator`` is the one given to :meth:`reset`. Here: no phases, the state as it is.
+        ``generator`` is on the environment's device. Here: no phases, the state as it is.
         """
         return env_state

@@ -1,11 +1,12 @@
 """Traffic scenarios through gymnasium, without gradients: one world (``Env``) or a batch (``VectorEnv``).
 
-Observations and actions are flat numpy vectors: the rows of the controlled vehicles joined.
+Observations and actions are flat numpy vectors: the rows of the controlled vehicles joined. Actions are normalised:
+-1 and 1 are the scenario's bounds of acceleration (and steering); a lane request above 1/3 means left, below -1/3 right.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,7 +24,6 @@ from trafficgrad.scenario_config import load_scenario
 
 Array = NDArray[np.float32]
 _RENDER_SIZE = (1280, 720)
-_ACTION_LIMIT = 10.0  # in action scales; what lies outside a scenario's bounds is clipped
 
 
 class _World:
@@ -35,9 +35,7 @@ class _World:
         vehicles = len(self.env.slots)
         per_vehicle = vehicles if self.env.agents is not None else 1
         self.observation_space = spaces.Box(-np.inf, np.inf, (per_vehicle * len(self.env.observation_labels),), np.float32)
-        # Symmetric and wide enough that every acceleration between the scenario's bounds can be asked for.
-        limit = _ACTION_LIMIT
-        self.action_space = spaces.Box(-limit, limit, (per_vehicle * len(self.env.action_labels),), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (per_vehicle * len(self.env.action_labels),), np.float32)
         self.generator = torch.Generator()
         self.state: TrafficEnvState | None = None
 
@@ -53,9 +51,17 @@ class _World:
     def step(self, action: Array) -> Transition:
         if self.state is None:
             raise TrafficGradError("call reset() before step()")
-        rows = torch.as_tensor(np.asarray(action), dtype=self.env.dtype).reshape(self.worlds, -1)
-        if self.env.agents is not None:
-            rows = rows.reshape(self.worlds, self.env.agents, -1)
+        rows = torch.as_tensor(np.asarray(action), dtype=self.env.dtype).reshape(self.worlds, len(self.env.slots), -1)
+        columns = list((rows.clamp(-1.0, 1.0) + 1.0).unbind(-1))
+        control = self.env.scenario.control
+        ranges = [(*control.acceleration, control.acceleration_scale), (*control.steering, control.steering_scale)]
+        bounded = len(columns) if self.env.scenario.vehicles.controlled.control == "steered" else 1
+        for i, (low, high, scale) in enumerate(ranges[:bounded]):
+            columns[i] = (low + 0.5 * columns[i] * (high - low)) / scale
+        columns[bounded:] = [column - 1.0 for column in columns[bounded:]]
+        rows = torch.stack(columns, -1)
+        if self.env.agents is None:
+            rows = rows.flatten(1)
         with torch.no_grad():
             self.state, transition = self.env.step(self.state, rows, self.env.sample_noise(self.worlds, self.generator))
         return transition
@@ -77,7 +83,7 @@ def _array(x: Tensor) -> Array:
 class TrafficGymEnv(gymnasium.Env[Array, Array]):
     """One world of a traffic scenario."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (gymnasium's convention)
 
     def __init__(self, scenario: str, overrides: tuple[str, ...] = (), render_mode: str | None = None) -> None:
         """``scenario``: a shipped name or a file; ``overrides``: ``key=value`` strings."""
@@ -105,7 +111,7 @@ class TrafficGymEnv(gymnasium.Env[Array, Array]):
 class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
     """A batch of worlds stepped together; finished worlds restart in the same step, from a pool of warmed-up states."""
 
-    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
 
     def __init__(self, scenario: str, num_envs: int = 1, overrides: tuple[str, ...] = (), pool_size: int = 64) -> None:
         """``pool_size``: initial states drawn at each reset; other parameters as :class:`TrafficGymEnv`."""
@@ -120,7 +126,7 @@ class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         first = seed[0] if isinstance(seed, list) else seed
         return _array(self.world.reset(first).observation), {}
 
-    def step(self, actions: Array) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: Array) -> tuple[Array, Any, Any, Any, dict[str, Any]]:
         """One decision in every world; the last observation of finished worlds is in ``info["final_obs"]``."""
         t = self.world.step(actions)
         info: dict[str, Any] = {name: value.cpu().numpy() for name, value in t.terms.items()}

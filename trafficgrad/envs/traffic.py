@@ -72,7 +72,7 @@ class TrafficEnv(DifferentiableEnv):
         """``seed`` draws the table of human drivers."""
         self.scenario, self.device, self.dtype = scenario, torch.device(device), dtype
         self.simulator = scenario.build(seed, dtype, device)
-        self.slots = self.simulator.fleet.controlled
+        self.slots = self.simulator.fleet.slots
         if len(self.slots) == 0:
             raise TrafficGradError(f"scenario {scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least 1")
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
@@ -81,7 +81,7 @@ class TrafficEnv(DifferentiableEnv):
         shared = scenario.observation.shared
         self.agents = len(self.slots) if shared else None
         labels = local_labels(scenario.observation, self.simulator.network.max_lanes)
-        second = {"lane": ("lane request [left > 1/3]",), "steered": ("steering",), "acceleration": ()}[scenario.vehicles.controlled.control]
+        second = {"lane": ("lane_request",), "steered": ("steering",), "acceleration": ()}[scenario.vehicles.controlled.control]
         actions = ("acceleration", *second)
         every = range(len(self.slots))
         self.observation_labels = labels if shared else tuple(f"{c}: {x}" for c in every for x in labels)
@@ -128,7 +128,7 @@ class TrafficEnv(DifferentiableEnv):
         state, around = env_state.scene.traffic, env_state.scene.neighbors
         steps = self.scenario.simulation.decision_steps
         plan = _HeldAction(self, action, steps, state) if action is not None else None
-        index = self.simulator.network.tables(self.dtype, self.device).index
+        index = self.simulator.network.tables(self.dtype, self.device).number
         states, sums = [], dict.fromkeys(self._rewards, state.speed.new_zeros(state.worlds))
         collided = torch.zeros(state.worlds, dtype=torch.bool, device=self.device)
         changes = state.speed.new_zeros(state.worlds)

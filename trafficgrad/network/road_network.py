@@ -16,10 +16,10 @@ _EDGE_ATTRIBUTES = ("length", "lanes", "speed_limit", "lane_width", "geometry")
 
 
 class Lane(NamedTuple):
-    """One lane: its edge (row of ``RoadNetwork.edges``) and its index on that edge, 0 = right."""
+    """One lane: its edge (row of ``RoadNetwork.edges``) and its number on that edge, 0 = right."""
 
     edge: int
-    index: int
+    number: int
 
 
 class LaneTables(NamedTuple):
@@ -37,7 +37,7 @@ class LaneTables(NamedTuple):
     successor: Tensor  # [A] int64, where a vehicle without a route goes on
     predecessor: Tensor  # [A] int64
     edge: Tensor  # [A] int64
-    index: Tensor  # [A] int64, place on the edge, 0 = right
+    number: Tensor  # [A] int64, place on the edge, 0 = right
     chain: Tensor  # [A] int64, lanes that continue each other share a chain
     offset: Tensor  # [A] m, from the start of the chain
     chain_length: Tensor  # [A] m, of a closed chain; inf for an open one
@@ -70,22 +70,21 @@ class RoadNetwork:
         self.edge_lanes = edge_lanes
         self.lanes = tuple(Lane(e, i) for e, count in enumerate(edge_lanes) for i in range(count))
         first = [sum(edge_lanes[:e]) for e in range(len(edges))]
-        real, whole = {"dtype": torch.float64}, {"dtype": torch.int64}
-        self.lane_length = torch.tensor([edge_length[lane.edge] for lane in self.lanes], **real)
-        self.speed_limit = torch.tensor([edge_speed_limit[lane.edge] for lane in self.lanes], **real)
-        self.lane_width = torch.tensor([edge_lane_width[lane.edge] for lane in self.lanes], **real)
+        self.lane_length = torch.tensor([edge_length[lane.edge] for lane in self.lanes], dtype=torch.float64)
+        self.speed_limit = torch.tensor([edge_speed_limit[lane.edge] for lane in self.lanes], dtype=torch.float64)
+        self.lane_width = torch.tensor([edge_lane_width[lane.edge] for lane in self.lanes], dtype=torch.float64)
         last = [edge_lanes[lane.edge] - 1 for lane in self.lanes]
-        self.left = torch.tensor([a + 1 if lane.index < n else -1 for a, (lane, n) in enumerate(zip(self.lanes, last, strict=True))], **whole)
-        self.right = torch.tensor([a - 1 if lane.index > 0 else -1 for a, lane in enumerate(self.lanes)], **whole)
-        self.edge = torch.tensor([lane.edge for lane in self.lanes], **whole)
-        self.index = torch.tensor([lane.index for lane in self.lanes], **whole)
+        self.left = torch.tensor([a + 1 if lane.number < n else -1 for a, (lane, n) in enumerate(zip(self.lanes, last, strict=True))], dtype=torch.int64)
+        self.right = torch.tensor([a - 1 if lane.number > 0 else -1 for a, lane in enumerate(self.lanes)], dtype=torch.int64)
+        self.edge = torch.tensor([lane.edge for lane in self.lanes], dtype=torch.int64)
+        self.number = torch.tensor([lane.number for lane in self.lanes], dtype=torch.int64)
         leaving: dict[Hashable, list[int]] = {}
         for e, (u, _, _) in enumerate(edges):
             leaving.setdefault(u, []).append(e)
-        following = [[first[e] + lane.index for e in leaving.get(edges[lane.edge][1], [])] for lane in self.lanes]
+        following = [[first[e] + lane.number for e in leaving.get(edges[lane.edge][1], [])] for lane in self.lanes]
         width = max([1, *(len(f) for f in following)])
-        self.successors = torch.tensor([f + [-1] * (width - len(f)) for f in following], **whole)
-        self.routes = torch.empty(0, 0, **whole)
+        self.successors = torch.tensor([f + [-1] * (width - len(f)) for f in following], dtype=torch.int64)
+        self.routes = torch.empty(0, 0, dtype=torch.int64)
         self.max_lanes = max(edge_lanes)
         self.has_speed_limits = any(math.isfinite(v) for v in edge_speed_limit)
         self.is_closed = bool((self.successors[:, 0] >= 0).all())
@@ -200,7 +199,13 @@ class RoadNetwork:
             real(self.lane_length),
             real(self.speed_limit),
             real(self.lane_width),
-            *(whole(x) for x in (self.left, self.right, successor, predecessor, self.edge, self.index, chain)),
+            whole(self.left),
+            whole(self.right),
+            whole(successor),
+            whole(predecessor),
+            whole(self.edge),
+            whole(self.number),
+            whole(chain),
             real(offset),
             real(chain_length),
             tuple((whole(to), real(passed)) for to, passed in ahead),
@@ -219,7 +224,8 @@ class RoadNetwork:
                 head = before[head]
             closed = before[head] == start
             head = start if closed else head
-            members, total, lane = [], 0.0, head
+            members: list[int] = []
+            total, lane = 0.0, head
             while lane >= 0 and not (members and lane == head):
                 members.append(lane)
                 offset[lane] = total

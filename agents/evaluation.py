@@ -1,0 +1,171 @@
+"""What a trained policy achieves on traffic it has never seen, beside human drivers and hand-written controllers."""
+
+from __future__ import annotations
+
+import csv
+import importlib.resources
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from trafficgrad import terminal
+from trafficgrad.agents.actor_critic import Policy
+from trafficgrad.agents.checkpoint import find_checkpoint, load_checkpoint, policy_of
+from trafficgrad.agents.episodes import (
+    EnvController,
+    Episodes,
+    baselines,
+    held_out_env,
+    held_out_traffic,
+    policy_controller,
+    run_episodes,
+)
+from trafficgrad.envs.traffic import TrafficEnv
+from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.scenario_config import Scenario, load_scenario, parse_scenario
+
+COLUMNS = {  # measure -> title, digits
+    "reward": ("reward", 3),
+    "late_speed_error": ("late error m/s", 2),
+    "mean_speed": ("mean speed m/s", 2),
+    "late_mean_speed": ("late speed m/s", 2),
+    "speed_deviation": ("deviation m/s", 2),
+    "late_speed_deviation": ("late deviation m/s", 2),
+    "lane_changes": ("lane ch. /veh/min", 2),
+    "collisions": ("collisions", 0),
+    "return": ("return", 1),
+}
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained policy and the scenario it was trained on."""
+
+    name: str
+    scenario: Scenario
+    policy: Policy
+    folder: Path | None  # None: it ships with the package
+
+
+def load_run(run: str | Path, device: torch.device | str = "cpu", overrides: Sequence[str] = ()) -> LoadedRun:
+    """Read a run folder, a checkpoint file, or by the scenario's name the checkpoint that ships with it.
+
+    Raises:
+        TrafficGradError: none of these, or a damaged or foreign file.
+    """
+    path = Path(run)
+    if path.exists():
+        file, folder = find_checkpoint(path), path if path.is_dir() else path.parent
+        record = load_checkpoint(file, device)
+    else:
+        shipped = {
+            entry.name.removesuffix(".pt"): entry
+            for entry in importlib.resources.files("trafficgrad.scenarios").iterdir()
+            if entry.name.endswith(".pt")
+        }
+        if str(run) not in shipped:
+            raise TrafficGradError(
+                f"{run}: no such run folder or checkpoint{nearest_name(str(run), shipped)}; "
+                f"policies ship for {', '.join(sorted(shipped)) or 'no scenario'}, others come from `trafficgrad train`"
+            )
+        with importlib.resources.as_file(shipped[str(run)]) as file:
+            record, folder = load_checkpoint(file, device), None
+    text = record["yaml"]
+    if not isinstance(text, str):
+        raise TrafficGradError(f"{file}: the scenario in this checkpoint cannot be read")
+    scenario = parse_scenario(text, f"{file} (its scenario)", overrides)
+    return LoadedRun(str(run), scenario, policy_of(record, file, device), folder)
+
+
+def evaluate(
+    run: LoadedRun, seeds: int = 20, console: Console | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Episodes]:
+    """The run's deterministic policy and the baselines of its scenario on the same held-out traffic.
+
+    Parameters:
+        seeds: number of held-out traffic seeds, one world each. console: where to print the table.
+
+    Returns:
+        Episodes by controller; with them a run folder gets ``evaluation.csv``, a row per controller and seed.
+    """
+    env = held_out_env(run.scenario, device=device)
+    controllers = {"policy": policy_controller(run.policy), **baselines(env)}
+    results = compare(env, controllers, seeds, f"{run.name}: deterministic policy", console)
+    if run.folder is not None:
+        write_csv(run.folder / "evaluation.csv", results)
+    return results
+
+
+def simulate(
+    file: str | Path,
+    seeds: int = 20,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[TrafficEnv, Episodes]:
+    """Human-only traffic of a scenario: the controlled vehicles drive like the others and keep their lane."""
+    scenario = load_scenario(file, overrides)
+    env = held_out_env(scenario, device=device)
+    results = compare(env, {"human only": None}, seeds, f"{scenario.name}: human drivers only", console, record=True)
+    return env, results["human only"]
+
+
+def compare(
+    env: TrafficEnv,
+    controllers: dict[str, EnvController | None],
+    seeds: int,
+    title: str,
+    console: Console | None = None,
+    record: bool = False,
+) -> dict[str, Episodes]:
+    """Run every controller on the same ``seeds`` held-out worlds and print means and standard deviations over them."""
+    console = console or terminal.console()
+    results = {}
+    with console.status("warming up traffic ...") as status:
+        traffic = held_out_traffic(env, range(seeds))
+        for name, controller in controllers.items():
+            status.update(f"{title}: {name} ...")
+            results[name] = run_episodes(env, controller, traffic, record)
+    console.print(table(results, f"{title}; {seeds} held-out traffic seeds, mean ± standard deviation"))
+    return results
+
+
+def table(results: dict[str, Episodes], title: str) -> Table:
+    """Controllers as rows, measures as columns."""
+    measured = next(iter(results.values())).measures
+    shown = {name: how for name, how in COLUMNS.items() if name in measured}
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("controller", no_wrap=True)
+    for heading, _ in shown.values():
+        grid.add_column(heading, justify="right")
+    for name, episodes in results.items():
+        grid.add_row(name, *(_spread(episodes.measures[key], digits, key) for key, (_, digits) in shown.items()))
+    return grid
+
+
+def _spread(values: Tensor, digits: int, key: str) -> str:
+    if key == "collisions":
+        return f"{int(values.sum())}"
+    deviation = float(values.std()) if len(values) > 1 else 0.0
+    return f"{float(values.mean()):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def write_csv(path: Path, results: dict[str, Episodes]) -> None:
+    """One row per controller and seed, atomically."""
+    buffer = io.StringIO(newline="")
+    names = list(next(iter(results.values())).measures)
+    writer = csv.writer(buffer)
+    writer.writerow(["controller", "seed", *names])
+    for controller, episodes in results.items():
+        for seed in range(len(episodes.measures[names[0]])):
+            writer.writerow([controller, seed, *(f"{float(episodes.measures[name][seed]):.6g}" for name in names)])
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")
+    os.replace(temporary, path)

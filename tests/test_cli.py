@@ -1,0 +1,154 @@
+"""The command line: what it prints, and that a mistake is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trafficgrad import __version__, cli
+from trafficgrad.scenario_config import list_scenarios
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    f"--set={setting}"
+    for setting in (
+        "simulation.warmup_steps=5",
+        "simulation.horizon_steps=20",
+        "pool_size=4",
+        "driver_rows=16",
+        "training.worlds=2",
+        "training.window=4",
+        "training.decisions=16",
+        "training.evaluation.worlds=1",
+    )
+]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trafficgrad", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_version(command):
+    assert command("--version") == (0, f"trafficgrad {__version__}\n", "")
+
+
+def test_without_a_command_it_explains_itself(command):
+    code, out, err = command()
+    assert code == 0 and err == ""
+    for name in ("train", "scenarios", "schema"):
+        assert f"\n  {name} " in out
+    assert command("--help") == (code, out, err)
+
+
+def test_module_runs():
+    run = subprocess.run(
+        [sys.executable, "-m", "trafficgrad", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (run.returncode, run.stdout) == (0, f"trafficgrad {__version__}\n")
+
+
+def test_scenarios_are_listed(command):
+    code, out, _ = command("scenarios")
+    assert code == 0
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert [(name, text) for name, text in rows] == list_scenarios()
+
+
+def test_schema_is_json(command):
+    code, out, _ = command("schema")
+    assert code == 0
+    schema = json.loads(out)
+    assert schema["additionalProperties"] is False
+    assert "IDMConfig" in schema["$defs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["train"], ["FILE"]),
+        (["train", "ring_4lane", "--sed", "1"], ["--sed", "--seed"]),
+        (["train", "ring_4lane", "--seed", "-1"], ["--seed"]),
+        (["train", "ring_4lane", "--seed", "one"], ["--seed", "one"]),
+        (["train", "missing.yaml"], ["missing.yaml", "no such file", "ring_4lane"]),
+        (["train", "ring_4lan"], ["did you mean 'ring_4lane'"]),
+        (["train", "."], ["folder"]),
+        (["train", "ring_4lane", "--set", "network.lenght=3"], ["--set", "network.lenght", "did you mean 'length'"]),
+        (["train", "ring_4lane", "--set", "network.length=-3"], ["network.length", "greater than 0", "-3"]),
+        (["train", "ring_4lane", "--set", "network.length"], ["key=value"]),
+        (["train", "ring_4lane", "--set", "training.wolds=3"], ["training.wolds", "did you mean 'worlds'"]),
+        (["train", "ring_4lane", "--agent", "gipo"], ["gipo", "did you mean 'gippo'", "ppo"]),
+        (["train", "ring_4lane", "--device", "cudda"], ["cudda", "cpu"]),
+        (["train", "ring_4lane", "--resume", *TINY], ["runs/ring_4lane_gippo_seed0", "resume"]),
+        (["train", ".", "--resume"], ["config.yaml", "no such file"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(command, arguments, parts):
+    code, out, err = command(*arguments)
+    assert code == 2 and out == ""
+    assert err.startswith("trafficgrad: ") and err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_a_misspelt_key_in_a_file_names_the_line(command):
+    text = (ROOT / "scenarios" / "ring_4lane.yaml").read_text()
+    line = next(i for i, row in enumerate(text.splitlines(), start=1) if row.strip().startswith("time_headway"))
+    Path("mine.yaml").write_text(text.replace("time_headway", "time_hedway", 1))
+    code, _, err = command("train", "mine.yaml")
+    assert code == 2
+    assert f"mine.yaml:{line}: vehicles.human.time_hedway" in err and "did you mean 'time_headway'" in err
+
+
+def test_interrupt_outside_a_training(command, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trafficgrad.scenario_config.list_scenarios", interrupt)
+    code, _, err = command("scenarios")
+    assert (code, err) == (130, "interrupted\n")
+
+
+def test_an_error_of_the_system_is_one_sentence(command, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        Path("gone").read_text()
+
+    monkeypatch.setattr("trafficgrad.scenario_config.list_scenarios", fail)
+    code, _, err = command("scenarios")
+    assert (code, err) == (2, "trafficgrad: gone: No such file or directory\n")
+
+
+def test_a_bug_keeps_its_traceback(command, monkeypatch):
+    monkeypatch.setattr("trafficgrad.scenario_config.list_scenarios", lambda: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["trafficgrad", "scenarios"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_train_and_resume(command):
+    code, _, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
+    assert code == 0, err
+    folder = Path("runs/ring_1lane_ppo_seed3")
+    assert {"config.yaml", "last.pt", "metrics.csv"} <= {file.name for file in folder.iterdir()}
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 3
+
+    code, _, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
+    assert code == 2 and "already holds a run" in err
+    code, _, err = command("train", str(folder), "--resume", "--set", "training.decisions=24")
+    assert code == 0, err
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
