@@ -1,4 +1,4 @@
-"""Looking at traffic: a window, films, stills and plots. Nothing here changes a simulation, and none needs to know of it.
+"""Looking at traffic: a window, films, stills and plots. No simulation knows that it is looked at.
 
 A trajectory becomes a film in two lines::
 

@@ -19,7 +19,7 @@ class Camera:
 
     @classmethod
     def fit(cls, lower: Array, upper: Array, area: tuple[float, float, float, float]) -> Camera:
-        """The largest view of the box ``lower`` to ``upper`` (m, ``[2]`` each) inside ``area`` (left, top, width, height in px)."""
+        """The largest view of the box ``lower`` to ``upper`` (m) in ``area`` (left, top, width, height in px)."""
         left, top, width, height = area
         span = np.maximum(np.asarray(upper, dtype=np.float64) - lower, 1e-3)
         centre = (np.asarray(upper, dtype=np.float64) + lower) / 2

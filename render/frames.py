@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,9 @@ from trafficgrad.trajectory import Trajectory
 Caption: TypeAlias = str | float
 Series: TypeAlias = str | float | Sequence[float] | Array | Tensor
 
-LANE_CHANGE_TIME = 0.8  # s that a lane change takes on the screen: the simulator's takes none, and a jump is easily missed
+LANE_CHANGE_TIME = (
+    0.8  # s that a lane change takes on the screen: the simulator's takes none, and a jump is easily missed
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,27 @@ class Frame:
     distance: Array  # [N] m, front bumper along that road
     offset: Array  # [N] m, centre to the left of the road's middle line
     controlled: Array  # [C] int64, slots
-    caption: Mapping[str, Caption] = field(default_factory=dict)  # shown after time and mean speed, e.g. {"reward": 0.8}
+    caption: Mapping[str, Caption] = field(
+        default_factory=dict
+    )  # shown after time and mean speed, e.g. {"reward": 0.8}
 
     @property
     def mean_speed(self) -> float:
         """Mean speed of all active vehicles in m/s; NaN on an empty road."""
         return float(self.speed[self.active].mean()) if self.active.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Where everybody went: samples of all vehicles over time, in road coordinates, for plots."""
+
+    time: Array  # [K] s
+    road: Array  # [K, N] int64, row of RoadLayout.roads
+    distance: Array  # [K, N] m, front bumper; on closed roads within one lap
+    advance: Array  # [K-1, N] m moved until the next sample, laps counted
+    lane: Array  # [K, N] int64, place on the edge, 0 = right
+    speed: Array  # [K, N] m/s
+    continues: Array  # [K-1, N] bool, the same vehicle until the next sample
 
 
 class FrameSource(Protocol):
@@ -63,7 +80,9 @@ def caption_items(frame: Frame) -> list[tuple[str, str]]:
     """Name and value, with unit, of everything that the caption says."""
     mean = "no vehicle" if np.isnan(frame.mean_speed) else f"{frame.mean_speed:.1f} m/s"
     items = [("time", f"{frame.time:.1f} s"), ("mean speed", mean)]
-    return items + [(name, value if isinstance(value, str) else f"{value:.2f}") for name, value in frame.caption.items()]
+    return items + [
+        (name, value if isinstance(value, str) else f"{value:.2f}") for name, value in frame.caption.items()
+    ]
 
 
 def caption_text(frame: Frame) -> str:
@@ -115,7 +134,9 @@ class TrajectoryFrames:
             raise TrafficGradError(f"there is no world {world} in this trajectory; expected 0 to {worlds - 1}")
         self.controlled = np.asarray(controlled, dtype=np.int64).reshape(-1)
         if len(self.controlled) and not (self.controlled.min() >= 0 and self.controlled.max() < slots):
-            raise TrafficGradError(f"controlled vehicles must be slots from 0 to {slots - 1}, got {self.controlled.tolist()}")
+            raise TrafficGradError(
+                f"controlled vehicles must be slots from 0 to {slots - 1}, got {self.controlled.tolist()}"
+            )
         self.network, self.step = network, float(trajectory.dt)
         self.start = float(trajectory.time[0, world])
         self.end = self.start + (states - 1) * self.step
@@ -130,11 +151,15 @@ class TrajectoryFrames:
         finite = np.isfinite(read("position")) & np.isfinite(self._speed)
         if not (finite | ~self._active).all():
             t, n = (int(i) for i in np.argwhere(self._active & ~finite)[0])
-            raise TrafficGradError(f"the trajectory cannot be drawn: vehicle slot {n} has no finite position or speed after step {t}")
+            raise TrafficGradError(
+                f"the trajectory cannot be drawn: vehicle slot {n} has no finite position or speed after step {t}"
+            )
         # Not the maximum: one racing driver would take the colours from everybody else.
         fastest = float(np.quantile(self._speed[self._active], 0.99)) if self._active.any() else 0.0
         self.max_speed = _round_up(fastest)
-        self._lay_out(read("lane"), read("position").astype(np.float64), read("lateral").astype(np.float64), read("vehicle_id"))
+        self._lay_out(
+            read("lane"), read("position").astype(np.float64), read("lateral").astype(np.float64), read("vehicle_id")
+        )
 
     @classmethod
     def of(
@@ -150,10 +175,13 @@ class TrajectoryFrames:
         # Who left the road sideways (lane -1) keeps the coordinates of the lane left last.
         seen = np.where(lane >= 0, np.arange(len(lane))[:, None], 0)
         lane = np.take_along_axis(lane, np.maximum.accumulate(seen, axis=0), axis=0).clip(min=0)
+        self._number = np.array([one.number for one in self.network.lanes], dtype=np.int64)[lane]
         self._road, self._offset = layout.road[lane], layout.offset[lane] + lateral
         self._distance = layout.wrap(self._road, layout.start[lane] + position)
         self._advance = layout.nearest(self._road[1:], self._distance[1:] - self._distance[:-1])
-        same = (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1] & (self._road[1:] == self._road[:-1])
+        same = (
+            (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1] & (self._road[1:] == self._road[:-1])
+        )
         self._continues = same & (np.abs(self._advance) <= 100.0 * self.step + 1.0)
         shift = self._offset[1:] - self._offset[:-1]
         jumps = self._continues & (lane[1:] != lane[:-1]) & (np.abs(shift) > 0.6 * layout.width[lane[1:]])
@@ -165,13 +193,30 @@ class TrajectoryFrames:
         self._jump = np.take_along_axis(np.vstack([none, np.where(jumps, shift, 0.0)]), after, axis=0)
         self._jumps = jumps
 
+    def tracks(self, stride: int = 1) -> Tracks:
+        """Every ``stride``-th state in road coordinates, and how it leads to the next."""
+        rows = np.arange(0, len(self._speed), stride)
+        moved = np.vstack([np.zeros((1, self._speed.shape[1])), np.cumsum(self._advance, axis=0)])[rows]
+        breaks = np.vstack([np.zeros((1, self._speed.shape[1])), np.cumsum(~self._continues, axis=0)])[rows]
+        return Tracks(
+            time=self.start + rows * self.step,
+            road=self._road[rows],
+            distance=self._distance[rows],
+            advance=moved[1:] - moved[:-1],
+            lane=self._number[rows],
+            speed=self._speed[rows],
+            continues=breaks[1:] == breaks[:-1],
+        )
+
     def frame(self, time: float) -> Frame:
-        """The moment ``time`` in s: positions and speeds interpolated, a lane change drawn out to ``LANE_CHANGE_TIME``."""
+        """The moment ``time`` in s: interpolated, lane changes drawn out to ``LANE_CHANGE_TIME``."""
         last = len(self._speed) - 1
         at = float(np.clip((time - self.start) / self.step, 0.0, last))
         k = min(int(at + 1e-6), last)  # 1e-6: a time that means a state exactly may have lost a digit
         part = max(at - k, 0.0)
-        distance, speed, offset, heading = (x[k].copy() for x in (self._distance, self._speed, self._offset, self._heading))
+        distance, speed, offset, heading = (
+            x[k].copy() for x in (self._distance, self._speed, self._offset, self._heading)
+        )
         jump_step, jump = self._jump_step[k], self._jump[k]
         if part > 0.0:
             moves = self._continues[k]
@@ -214,7 +259,8 @@ def _series(name: str, value: Series, states: int) -> Array | str:
         return numbers[None]
     if numbers.ndim != 1 or len(numbers) not in (states, states - 1):
         raise TrafficGradError(
-            f"caption {name!r} has shape {list(numbers.shape)}; expected one number, one per state ({states}) or one per step ({states - 1})"
+            f"caption {name!r} has shape {list(numbers.shape)}; "
+            f"expected one number, one per state ({states}) or one per step ({states - 1})"
         )
     return numbers
 

@@ -1,4 +1,4 @@
-"""The roads of a network laid out straight: where along and across its road a vehicle is, and where that is in the world."""
+"""The roads of a network laid out straight: where along and across its road somebody is."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RoadLayout:
     ends are then ordinary motion, which is what interpolation and straightened drawings need.
 
     Attributes:
-        roads: tuple of :class:`Road`. road, edge: int64 ``[A]`` per lane. start: ``[A]`` m, distance of the lane's begin.
+        roads: tuple of :class:`Road`. road, edge: int64 ``[A]`` per lane. start: ``[A]`` m, where the lane begins.
         before, after: int64 ``[E]``, the edge that continues an edge on its road, -1 = none.
-        offset: ``[A]`` m, lane's centre line to the left of the road's middle. width: ``[A]`` m. half_width: m per edge.
+        offset: ``[A]`` m, lane's centre line to the left of the road's middle. width: ``[A]`` m. half_width: ``[E]`` m.
     """
 
     def __init__(self, network: RoadNetwork) -> None:
@@ -42,7 +42,10 @@ class RoadLayout:
         self.lanes_of = tuple(np.flatnonzero(self.edge == e) for e in range(edges))
         self.half_width = np.array([self.width[members].sum() / 2 for members in self.lanes_of])
         self.offset = np.concatenate(
-            [np.cumsum(self.width[m]) - self.width[m] / 2 - half for m, half in zip(self.lanes_of, self.half_width, strict=True)]
+            [
+                np.cumsum(self.width[m]) - self.width[m] / 2 - half
+                for m, half in zip(self.lanes_of, self.half_width, strict=True)
+            ]
         )
         self.edge_length = np.array([float(network.lane_length[m[0]]) for m in self.lanes_of])
         self.roads = self._join(network)
@@ -58,7 +61,13 @@ class RoadLayout:
     def _join(self, network: RoadNetwork) -> tuple[Road, ...]:
         """Follow edges from each road's first one; where roads merge or split a new one begins."""
         after = [
-            sorted({int(self.edge[lane]) for lane in network.successors[torch.from_numpy(m)].unique().tolist() if lane >= 0})
+            sorted(
+                {
+                    int(self.edge[lane])
+                    for lane in network.successors[torch.from_numpy(m)].unique().tolist()
+                    if lane >= 0
+                }
+            )
             for m in self.lanes_of
         ]
         before: list[list[int]] = [[] for _ in after]
@@ -98,14 +107,18 @@ class RoadLayout:
         return np.where(closed, np.mod(distance + length / 2, length) - length / 2, distance)
 
     def locate(self, road: Array, distance: Array, offset: Array) -> tuple[Array, Array]:
-        """World coordinates ``[..., 2]`` m and the road's direction ``[...]`` rad at points of roads, same shapes all three."""
+        """World coordinates ``[..., 2]`` m and the road's direction ``[...]`` rad at points of roads."""
         distance = self.wrap(road, distance)
         lane = np.zeros(road.shape, dtype=np.int64)
         for r, one in enumerate(self.roads):
             here = road == r
-            edge = np.asarray(one.edges)[np.clip(np.searchsorted(one.starts, distance[here], side="right") - 1, 0, None)]
+            edge = np.asarray(one.edges)[
+                np.clip(np.searchsorted(one.starts, distance[here], side="right") - 1, 0, None)
+            ]
             lane[here] = np.array([m[0] for m in self.lanes_of])[edge]
         xy, heading = self.network.locate(
-            torch.from_numpy(lane), torch.from_numpy(distance - self.start[lane]), torch.from_numpy(offset - self.offset[lane])
+            torch.from_numpy(lane),
+            torch.from_numpy(distance - self.start[lane]),
+            torch.from_numpy(offset - self.offset[lane]),
         )
         return xy.numpy(), heading.numpy()

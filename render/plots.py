@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,14 @@ from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.network import RoadNetwork
-from trafficgrad.render.frames import TrajectoryFrames
+from trafficgrad.render.frames import Tracks, TrajectoryFrames
+from trafficgrad.render.record import complete_file
 from trafficgrad.render.style import DARKEST, VIRIDIS, Array
 from trafficgrad.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -67,30 +68,209 @@ def time_space_diagram(
     if trajectory.steps < 1:
         raise TrafficGradError("a time-space diagram needs a trajectory of at least one step")
     tracks = frames.tracks(max(1, trajectory.steps // _MOST_POINTS))
-    lanes = int(tracks.lane.max()) + 1
-    lanes = max(lanes, network.max_lanes)
-    figure = _figure(10.0, 1.2 + (2.1 if lanes > 1 else 3.6) * lanes)
+    lanes = len(frames.layout.lanes_of[0])
+    figure = _figure(10.0, 1.2 + max(3.6, min(2.1, 10.5 / lanes) * lanes))
     panels = figure.subplots(lanes, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     limit = frames.max_speed if max_speed is None else max_speed
-    mappable = None
     for lane, axes in zip(reversed(range(lanes)), panels, strict=True):
         mappable = _draw_lane(axes, tracks, lane, limit, frames.controlled)
-        name = f"lane {lane}" + (" (right)" if lane == 0 else " (left)" if lane == lanes - 1 else "") if lanes > 1 else "position"
-        axes.set_ylabel(f"{name}\nin m" if lanes > 1 else "position in m")
+        side = " (right)" if lane == 0 else " (left)" if lane == lanes - 1 else ""
+        axes.set_ylabel(f"lane {lane}{side}\nposition in m" if lanes > 1 else "position in m")
         axes.set_xlim(float(tracks.time[0]), float(tracks.time[-1]))
         axes.set_ylim(0.0, frames.layout.roads[0].length)
     panels[-1].set_xlabel("time in s")
     if title:
         panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
     if len(frames.controlled):
-        from matplotlib.lines import Line2D
-
-        key = [Line2D([], [], color=_CONTROLLED, linewidth=1.8, label="controlled vehicle")]
-        if lanes > 1:
-            key.append(Line2D([], [], color=_CONTROLLED, marker="o", markersize=4.5, linestyle="", label="enters the lane"))
-            key.append(
-                Line2D([], [], color=_CONTROLLED, marker="o", markersize=4.5, markerfacecolor="white", linestyle="", label="leaves it")
-            )
-        panels[0].legend(handles=key, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
+        _draw_key(panels[0], lanes > 1)
     figure.colorbar(mappable, ax=list(panels), label="speed in m/s", pad=0.015, aspect=40 if lanes > 1 else 25)
     return _save(figure, path)
+
+
+def _draw_key(axes: Axes, changes: bool) -> None:
+    """Above the panels: how controlled vehicles are drawn."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=_CONTROLLED, linewidth=1.8, label="controlled vehicle")]
+    for filling, label in ((_CONTROLLED, "enters the lane"), ("white", "leaves the lane")) if changes else ():
+        dot = Line2D([], [], color=_CONTROLLED, marker="o", markersize=4.5, linestyle="", label=label)
+        dot.set_markerfacecolor(filling)
+        handles.append(dot)
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2
+    )
+
+
+def _draw_lane(axes: Axes, tracks: Tracks, lane: int, max_speed: float, controlled: Array) -> LineCollection:
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Normalize
+
+    stays = tracks.continues & (tracks.lane[1:] == lane) & (tracks.lane[:-1] == lane)
+    is_controlled = np.zeros(tracks.speed.shape[1], dtype=bool)
+    is_controlled[controlled] = True
+    speed = (tracks.speed[1:] + tracks.speed[:-1]) / 2
+    others = stays & ~is_controlled
+    lines, wrapped = _segments(tracks, others)
+    norm = Normalize(0.0, max_speed)
+    collection = LineCollection(list(lines), cmap=_colours(), norm=norm, linewidths=0.9, capstyle="round")
+    collection.set_array(np.concatenate([speed[others], speed[others][wrapped]]))
+    axes.add_collection(collection)
+    if len(controlled):
+        own, _ = _segments(tracks, stays & is_controlled)
+        axes.add_collection(LineCollection(list(own), colors=_CONTROLLED, linewidths=1.8, capstyle="round", zorder=3))
+        changes = tracks.continues & (tracks.lane[1:] != tracks.lane[:-1]) & is_controlled
+        for mask, row, filling in (
+            (changes & (tracks.lane[:-1] == lane), 0, "white"),
+            (changes & (tracks.lane[1:] == lane), 1, _CONTROLLED),
+        ):
+            k, n = np.nonzero(mask)
+            dots = tracks.time[k + row], tracks.distance[k + row, n]
+            axes.plot(*dots, "o", markersize=4.5, color=_CONTROLLED, markerfacecolor=filling, zorder=4)
+    return collection
+
+
+def _segments(tracks: Tracks, mask: Array) -> tuple[Array, Array]:
+    """Pieces of lines (time, distance) ``[S, 2, 2]`` where ``mask`` [K-1, N] holds.
+
+    A piece that passes a ring's start is there twice, leaving at the top and coming in at the bottom: the extra ones
+    stand at the end, and the second value says which pieces they repeat.
+    """
+    k, n = np.nonzero(mask)
+    start, end, advance = tracks.distance[k, n], tracks.distance[k + 1, n], tracks.advance[k, n]
+    times = np.stack([tracks.time[k], tracks.time[k + 1]], -1)
+    wrapped = np.abs(end - start - advance) > 1e-6 * (1.0 + np.abs(end))
+    out = np.stack([times, np.stack([start, start + advance], -1)], -1)
+    back = np.stack([times, np.stack([end - advance, end], -1)], -1)[wrapped]
+    return np.concatenate([out, back]), wrapped
+
+
+def learning_curve(
+    metrics: str | Path | Mapping[str, str | Path],
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    progress: str | None = None,
+    title: str = "",
+) -> Path:
+    """Draw columns of a training's ``metrics.csv`` against its progress, one panel each; several runs share the panels.
+
+    Args:
+        metrics: the file, or label -> file for several runs.
+        path: ``.png``, ``.pdf`` or ``.svg``; written completely or not at all.
+        columns: what to draw; default: those of score, reward, episode_return, alpha that there are, three at most.
+        progress: column to the right; default: decisions, else iteration, else seconds, else the number of the row.
+
+    Returns:
+        The path written.
+
+    Raises:
+        TrafficGradError: another ending, no such file or column, or a file without a number to draw.
+    """
+    path = _checked(path)
+    files = metrics if isinstance(metrics, Mapping) else {"": metrics}
+    runs = {label: _read_csv(Path(file)) for label, file in files.items()}
+    known = list(dict.fromkeys(name for run in runs.values() for name in run))
+    for name in (*(columns or ()), *([progress] if progress else ())):
+        if name not in known:
+            raise TrafficGradError(
+                f"the metrics have no column {name!r}{nearest_name(name, known)}; they have {', '.join(known)}"
+            )
+    from matplotlib.ticker import EngFormatter
+
+    shown = list(columns) if columns else [name for name in _CURVES if name in known][:3]
+    if not shown:
+        raise TrafficGradError(
+            f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
+        )
+    along = progress or next((name for name in _PROGRESS if name in known), None)
+    figure = _figure(7.5, 0.9 + 2.3 * len(shown))
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, shown, strict=True):
+        for i, (label, run) in enumerate(runs.items()):
+            if name in run:
+                right = run[along] if along in run else np.arange(len(run[name]), dtype=np.float64)
+                _draw_curve(axes, right, run[name], label, "#2f6db3" if len(runs) == 1 else f"C{i}")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.grid(color=_GRID, linewidth=0.6)
+        axes.margins(x=0.01)
+    panels[-1].set_xlabel((along or "row").replace("_", " "))
+    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
+    if title:
+        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    if len(runs) > 1:
+        panels[0].legend(loc="lower right", frameon=False)
+    return _save(figure, path)
+
+
+def _draw_curve(axes: Axes, right: Array, values: Array, label: str, colour: str) -> None:
+    """The numbers themselves; where there are many they are pale and their running mean lies on top."""
+    there = np.isfinite(values) & np.isfinite(right)
+    right, values = right[there], values[there]
+    half = len(values) // 50
+    if half < 2:
+        few = len(values) < 40
+        axes.plot(right, values, color=colour, linewidth=1.6, marker="o" if few else "", markersize=3, label=label)
+        return
+    axes.plot(right, values, color=colour, linewidth=0.7, alpha=0.3)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    row = np.arange(len(values))
+    first, last = np.maximum(row - half, 0), np.minimum(row + half + 1, len(values))
+    axes.plot(right, (total[last] - total[first]) / (last - first), color=colour, linewidth=1.8, label=label)
+
+
+def _read_csv(path: Path) -> dict[str, Array]:
+    """Numeric columns of a CSV file; an empty cell is NaN."""
+    if not path.is_file():
+        raise TrafficGradError(f"no metrics file {str(path)!r}; expected the metrics.csv of a run folder")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = list(rows[0]) if rows else []
+        table = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise TrafficGradError(
+            f"{str(path)!r} is no table of numbers ({error}); expected the metrics.csv of a run folder"
+        ) from error
+    table = {name: values for name, values in table.items() if np.isfinite(values).any()}
+    if not table:
+        raise TrafficGradError(f"{str(path)!r} holds no numbers yet")
+    return table
+
+
+def _colours() -> Colormap:
+    """The film's speed colours, a little darker at the bright end: here the page is white."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    table = np.asarray(VIRIDIS) / 255.0
+    at = np.linspace(DARKEST * 0.2, 0.94, 64)
+    stops = np.linspace(0.0, 1.0, len(table))
+    return LinearSegmentedColormap.from_list(
+        "speed", np.stack([np.interp(at, stops, table[:, i]) for i in range(3)], -1)
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own (inches), without pyplot: nothing global changes and no display is asked for."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        got = f"the ending {path.suffix!r}" if path.suffix else "no ending"
+        raise TrafficGradError(
+            f"cannot write {path.name!r}: {got} is none of {', '.join(FORMATS)}{nearest_name(kind, FORMATS)}"
+        )
+    return path
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with complete_file(path) as partial:
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(colors=_INK, labelsize=9)
+        figure.savefig(partial, dpi=150)
+    return path

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,18 +67,21 @@ def record(
     kind = path.suffix.lower()
     if kind not in FORMATS:
         got = f"the ending {path.suffix!r}" if path.suffix else "no ending"
-        raise TrafficGradError(f"cannot write {path.name!r}: {got} is none of {', '.join(FORMATS)}{nearest_name(kind, FORMATS)}")
+        raise TrafficGradError(
+            f"cannot write {path.name!r}: {got} is none of {', '.join(FORMATS)}{nearest_name(kind, FORMATS)}"
+        )
     if kind == ".png":
         return snapshot(source, path, size=size, title=title)
     if kind == ".mp4" and (size[0] % 2 or size[1] % 2):
-        raise TrafficGradError(f"an mp4 needs an even width and height, got {size[0]}x{size[1]}; take {size[0] // 2 * 2}x{size[1] // 2 * 2}")
+        raise TrafficGradError(f"an mp4 needs an even width and height, got {size[0]}x{size[1]}")
     if kind == ".gif":
         fps = 100.0 / max(2, round(100.0 / fps)) if fps > 0 else fps
     times = frame_times(source, fps, time_factor)
     scene = Scene(source.network, size, max_speed=source.max_speed, title=title)
     if kind == ".gif" and len(times) * size[0] * size[1] > _GIF_LIMIT:
         raise TrafficGradError(
-            f"a GIF of {len(times)} frames of {size[0]}x{size[1]} would not fit into memory: write an mp4, or take a smaller size, fewer fps or a larger time_factor"
+            f"a GIF of {len(times)} frames of {size[0]}x{size[1]} would take gigabytes of memory: "
+            "write an mp4, or take a smaller size, fewer fps or a larger time_factor"
         )
 
     def pictures() -> Iterator[Array]:
@@ -86,7 +90,7 @@ def record(
             if progress is not None:
                 progress(done, len(times))
 
-    with _complete_file(path) as partial:
+    with complete_file(path) as partial:
         if kind == ".mp4":
             _write_mp4(partial, pictures(), fps)
         else:
@@ -96,7 +100,12 @@ def record(
 
 
 def snapshot(
-    source: FrameSource, path: str | Path, *, time: float | None = None, size: tuple[int, int] = (1280, 720), title: str = ""
+    source: FrameSource,
+    path: str | Path,
+    *,
+    time: float | None = None,
+    size: tuple[int, int] = (1280, 720),
+    title: str = "",
 ) -> Path:
     """Write one moment (s; default: the last) as a PNG and return its path.
 
@@ -108,38 +117,53 @@ def snapshot(
         raise TrafficGradError(f"a still is written as .png, got {path.name!r}")
     import imageio.v3 as imageio
 
-    picture = Scene(source.network, size, max_speed=source.max_speed, title=title).rgb(source.frame(source.end if time is None else time))
-    with _complete_file(path) as partial:
+    picture = Scene(source.network, size, max_speed=source.max_speed, title=title).rgb(
+        source.frame(source.end if time is None else time)
+    )
+    with complete_file(path) as partial:
         imageio.imwrite(partial, picture)
     return path
 
 
 @contextmanager
-def _complete_file(path: Path) -> Iterator[Path]:
+def complete_file(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it becomes ``path`` if all goes well and vanishes if not."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise TrafficGradError(f"cannot write {str(path)!r}: {error.strerror or error}; choose a folder that can be written") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise TrafficGradError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; choose a folder that can be written"
+        ) from error
 
 
 def _write_mp4(path: Path, pictures: Iterator[Array], fps: float) -> None:
     try:
-        import imageio_ffmpeg
         import imageio.v2 as imageio
+        import imageio_ffmpeg
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        raise TrafficGradError("an mp4 needs ffmpeg, which was not found: pip install imageio-ffmpeg, or write a .gif") from error
+        raise TrafficGradError(
+            "an mp4 needs ffmpeg, which was not found: pip install imageio-ffmpeg, or write a .gif"
+        ) from error
     # "veryfast" halves the time on two cores for a tenth more bytes; "faststart" lets browsers play while loading.
     options = ["-preset", "veryfast", "-movflags", "+faststart"]
+    film: Any
     with imageio.get_writer(
-        path, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="error", output_params=options
+        path,
+        format="FFMPEG",
+        fps=fps,
+        codec="libx264",
+        quality=6,
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=options,
     ) as film:
         for picture in pictures:
             film.append_data(picture)

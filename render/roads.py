@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pygame
@@ -25,7 +26,13 @@ class RoadView:
     lane_scale: float  # -, >= 1
 
     @classmethod
-    def fit(cls, layout: RoadLayout, area: tuple[float, float, float, float], min_lane: float, lane_scale: float | None = None) -> RoadView:
+    def fit(
+        cls,
+        layout: RoadLayout,
+        area: tuple[float, float, float, float],
+        min_lane: float,
+        lane_scale: float | None = None,
+    ) -> RoadView:
         """The largest view of the whole network, widened roads included, in ``area`` (left, top, width, height in px).
 
         ``lane_scale=None`` takes the smallest one that makes every lane ``min_lane`` px wide.
@@ -45,7 +52,7 @@ class RoadView:
 
     @property
     def across(self) -> float:
-        """px that one metre across the road takes."""
+        """Px that one metre across the road takes."""
         return self.camera.scale * self.lane_scale
 
 
@@ -57,7 +64,7 @@ def draw_roads(surface: pygame.Surface, layout: RoadLayout, view: RoadView) -> N
     camera = view.camera.zoomed(k)
     for e in range(len(layout.half_width)):
         right, left = (camera.to_screen(_boundary(layout, e, side, view.lane_scale)) for side in (-1.0, 1.0))
-        pygame.draw.polygon(large, ASPHALT, np.concatenate([right, left[::-1]]))
+        pygame.draw.polygon(large, ASPHALT, [*right, *left[::-1]])
     for e, lanes in enumerate(layout.lanes_of):
         for side in (-1.0, 1.0):
             _line(large, camera.to_screen(_boundary(layout, e, side, view.lane_scale)), EDGE_LINE, 1.4 * k)
@@ -71,17 +78,22 @@ def draw_roads(surface: pygame.Surface, layout: RoadLayout, view: RoadView) -> N
     surface.blit(pygame.transform.smoothscale(large, (width, height)), (0, 0))
 
 
-def _arrows(surface: pygame.Surface, layout: RoadLayout, edge: int, offset: float, view: RoadView, camera: Camera) -> None:
+def _arrows(
+    surface: pygame.Surface, layout: RoadLayout, edge: int, offset: float, view: RoadView, camera: Camera
+) -> None:
     """Quiet chevrons on the asphalt, about 120 px apart."""
     line = _beside(layout, edge, offset, view.lane_scale)
     along = _along(line)
     count = int(along[-1] * view.camera.scale // 120)
     size = 0.24 * view.across * float(layout.width.min()) / view.camera.scale  # m
     for at in (np.arange(count) + 0.5) * along[-1] / max(count, 1):
-        tip, tail = (np.array([np.interp(at + shift, along, line[:, i]) for i in range(2)]) for shift in (size / 2, -size / 2))
+        tip, tail = (
+            np.array([np.interp(at + shift, along, line[:, i]) for i in range(2)]) for shift in (size / 2, -size / 2)
+        )
         forward = (tip - tail) / np.linalg.norm(tip - tail)
         left = np.array([-forward[1], forward[0]]) * size
-        _line(surface, camera.to_screen(np.stack([tail + left, tip, tail - left])), ARROW, surface.get_width() / 1280 * 1.6)
+        chevron = camera.to_screen(np.stack([tail + left, tip, tail - left]))
+        _line(surface, chevron, ARROW, 1.4 * camera.scale / view.camera.scale)
 
 
 def _boundary(layout: RoadLayout, edge: int, side: float, scale: float) -> Array:
@@ -127,7 +139,7 @@ def _dashes(line: Array, dash: float, gap: float) -> list[Array]:
 def _line(surface: pygame.Surface, points: Array, colour: Colour, width: float) -> None:
     """A line of real width: one quad per segment with round joints, because pygame's own thick lines have notches."""
     half = width / 2
-    for a, b in zip(points[:-1], points[1:], strict=True):
+    for a, b in pairwise(points):
         along = b - a
         size = float(np.hypot(*along))
         if size > 0:

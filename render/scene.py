@@ -11,8 +11,9 @@ import pygame
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
-from trafficgrad.render.frames import Caption, Frame, Traffic, TrajectoryFrames, caption_items
+from trafficgrad.render.frames import Caption, Frame, Traffic, TrajectoryFrames
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.panel import Panel
 from trafficgrad.render.roads import RoadView, draw_roads
 from trafficgrad.render.strip import Strip, label_colour
 from trafficgrad.render.style import (
@@ -23,11 +24,9 @@ from trafficgrad.render.style import (
     OVERSAMPLING,
     TEXT,
     Array,
-    Point,
     draw_bodies,
     nice_step,
     speed_colours,
-    speed_fraction,
     write,
 )
 from trafficgrad.state import TrafficState
@@ -39,6 +38,7 @@ _LANE = (9.0, 15.0)  # px that a lane is drawn wide at least: below, nobody sees
 _ROAD, _STRIP = 90.0, 60.0  # px for all lanes of a road together, in the view and straightened, that decide between
 _LONG = 4.0  # a network this many times as long as high is shown straightened only: true to scale it would be a thread
 _MAX_LABELS = 40  # controlled vehicles; beyond, their numbers would cover the road
+_WIDEST_LABELLED = 90.0  # px from a road's middle to its edge; beyond, numbers would stand too far from their vehicles
 
 
 class Scene:
@@ -67,22 +67,29 @@ class Scene:
         footer: bool = False,
     ) -> None:
         if size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
-            raise TrafficGradError(f"a picture of {size[0]}x{size[1]} pixels is too small to read; expected at least {MIN_SIZE[0]}x{MIN_SIZE[1]}")
+            raise TrafficGradError(
+                f"a picture of {size[0]}x{size[1]} pixels is too small to read; "
+                f"expected at least {MIN_SIZE[0]}x{MIN_SIZE[1]}"
+            )
         if not 0 < max_speed < float("inf"):
             raise TrafficGradError(f"max_speed must be a finite speed > 0 in m/s, got {max_speed}")
         self.size, self.max_speed, self.title = (int(size[0]), int(size[1])), float(max_speed), title
         self.layout = RoadLayout(network)
         self.unit = u = max(min(size[0] / 1280, size[1] / 720), _SMALLEST_UNIT)
         margin, column, heading = 28 * u, 232 * u, 34 * u if title else 0.0
-        self._column = (size[0] - margin - column, margin, column)
         self._bottom = size[1] - (26 * u if footer else 0.0)
         area = (margin, margin + heading, size[0] - 3 * margin - column, self._bottom - 2 * margin - heading)
         self.view: RoadView | None
         self.strip: Strip | None
         self.view, self.strip = self._arrange(area, margin, lane_scale)
+        both = self.strip is not None and self.view is not None
+        bottom = (self.strip.top if self.strip is not None and both else self._bottom) - 24 * u
+        self.panel = Panel(size[0] - margin - column, margin, column, bottom, u, self.max_speed)
         self._background = self._draw_background(margin)
 
-    def _arrange(self, area: tuple[float, float, float, float], margin: float, lane_scale: float | None) -> tuple[RoadView | None, Strip | None]:
+    def _arrange(
+        self, area: tuple[float, float, float, float], margin: float, lane_scale: float | None
+    ) -> tuple[RoadView | None, Strip | None]:
         left, top, width, height = area
         layout, u = self.layout, self.unit
         lanes = 2 * float(layout.half_width.max()) / float(layout.width.min())
@@ -104,7 +111,8 @@ class Scene:
         lane = float(np.clip(_STRIP / lanes, *_LANE)) * u
         strip = Strip(layout, margin, 0.0, self.size[0] - 2 * margin, lane, 1, u)
         strip.top = self._bottom - strip.height - 10 * u
-        above = (left + 44 * u, top + 8 * u, width - 88 * u, strip.top - 52 * u - top)  # distances stand around the road
+        # Distances stand around the road.
+        above = (left + 44 * u, top + 8 * u, width - 88 * u, strip.top - 52 * u - top)
         return RoadView.fit(layout, above, min_lane, lane_scale), strip
 
     def draw(self, frame: Frame, surface: pygame.Surface | None = None, footer: str = "") -> pygame.Surface:
@@ -121,7 +129,7 @@ class Scene:
             self._draw_vehicles(surface, self.view, frame, fill, halo)
         if self.strip is not None:
             self.strip.draw_vehicles(surface, frame, fill, halo)
-        self._draw_caption(surface, frame)
+        self.panel.draw(surface, frame)
         if footer:
             write(surface, footer, (28 * self.unit, self._bottom + 4 * self.unit), 16 * self.unit, MUTED)
         return surface
@@ -131,7 +139,7 @@ class Scene:
         return surface_rgb(self.draw(frame))
 
     def vehicle_pixels(self, frame: Frame) -> Array:
-        """Where the vehicles' centres are drawn on the road, px ``[N, 2]`` (in the straightened road where only that is shown)."""
+        """Where the vehicles' centres are drawn, px ``[N, 2]``: on the road, or if only that is shown, straightened."""
         if self.view is not None:
             return self.view.place(frame.xy, frame.heading, frame.offset)
         assert self.strip is not None
@@ -139,11 +147,15 @@ class Scene:
 
     def _draw_vehicles(self, surface: pygame.Surface, view: RoadView, frame: Frame, fill: Array, halo: Array) -> None:
         centre = self.vehicle_pixels(frame)
-        size = np.stack([np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, 4.0)], -1)
+        size = np.stack(
+            [np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, 4.0)], -1
+        )
         on = frame.active
         shown = [(str(i), int(n)) for i, n in enumerate(frame.controlled, start=1) if frame.active[n]]
-        roofs = [item for item in shown if size[item[1], 1] >= 24 * self.unit]
-        plates = [] if roofs or len(shown) > _MAX_LABELS or self.layout.half_width.max() * view.across > 50 * self.unit else [(text, n, self._plate(view, frame, n, centre[n])) for text, n in shown]
+        if len(shown) > _MAX_LABELS or self.layout.half_width.max() * view.across > _WIDEST_LABELLED * self.unit:
+            shown = []
+        roofs = [(text, n) for text, n in shown if size[n, 1] >= 24 * self.unit]
+        plates = [] if roofs else [(text, n, self._plate(view, frame, n, centre[n])) for text, n in shown]
         for _, n, plate in plates:
             pygame.draw.aaline(surface, CONTROLLED, tuple(centre[n]), tuple(plate))
         draw_bodies(surface, centre[on], -frame.heading[on], size[on], fill[on], halo[on])
@@ -160,7 +172,7 @@ class Scene:
         side = 1.0 if float(left @ (np.asarray(view.camera.middle) - centre)) >= 0 else -1.0
         half = float(self.layout.half_width.max()) * view.across
         # Plates repeat the order of their vehicles across the road, a plate's width apart, so none hides another.
-        pitch = max(1.0, 20 * self.unit / (view.across * float(self.layout.width.min())))
+        pitch = max(1.0, (2 * _plate_radius(self.unit) + 1) / (view.across * float(self.layout.width.min())))
         from_edge = half - side * float(frame.offset[n]) * view.across
         across = 2 * half - from_edge - 0.5 * view.across * float(self.layout.width.min())
         return centre + side * left * (from_edge + 14 * self.unit + across * pitch)
@@ -175,7 +187,11 @@ class Scene:
         if self.strip is not None:
             self.strip.draw_road(surface)
             if self.view is not None:
-                write(surface, "the same road pulled straight, driven from left to right", (margin, self.strip.top - 6 * self.unit), 16 * self.unit, FAINT, "bottomleft")
+                text, at = (
+                    "the same road pulled straight, driven from left to right",
+                    (margin, self.strip.top - 6 * self.unit),
+                )
+                write(surface, text, at, 16 * self.unit, FAINT, "bottomleft")
         if self.title:
             write(surface, self.title, (margin, 22 * self.unit), 30 * self.unit, TEXT)
         return surface
@@ -193,52 +209,15 @@ class Scene:
             pygame.draw.aaline(surface, FAINT, tuple(edge + 2 * outward), tuple(edge + 8 * self.unit * outward))
             write(surface, f"{mark:g} m", tuple(edge + 24 * self.unit * outward), 16 * self.unit, FAINT, "center")
 
-    def _draw_caption(self, surface: pygame.Surface, frame: Frame) -> None:
-        u, (left, top, width) = self.unit, self._column
-        bottom = (self.strip.top if self.strip is not None and self.view is not None else self._bottom) - 24 * u
-        y = top
-        # Numbers first; the legend keeps its place below them whatever they are.
-        legend = bottom - 152 * u
-        for name, value in caption_items(frame):
-            large = name == "mean speed"
-            if y + (60 if large else 46) * u > legend:
-                break
-            write(surface, name, (left, y), 18 * u, MUTED)
-            write(surface, value, (left, y + 15 * u), (44 if large else 30) * u, TEXT)
-            y += (64 if large else 50) * u
-        self._draw_colour_bar(surface, frame, (left, legend), width)
-        count = int(frame.active[frame.controlled].sum())
-        self._draw_key(surface, (left, legend + 96 * u), True, f"controlled vehicle ({count})")
-        self._draw_key(surface, (left, legend + 124 * u), False, f"other driver ({int(frame.active.sum()) - count})")
 
-    def _draw_colour_bar(self, surface: pygame.Surface, frame: Frame, at: Point, width: float) -> None:
-        u = self.unit
-        write(surface, "colour = speed in m/s", at, 18 * u, MUTED)
-        bar = pygame.Rect(round(at[0]), round(at[1] + 36 * u), round(width), round(14 * u))
-        colours = speed_colours(np.linspace(0, self.max_speed, bar.width), self.max_speed)
-        surface.blit(pygame.surfarray.make_surface(np.repeat(colours[:, None], bar.height, axis=1)), bar)
-        for mark in np.arange(0, self.max_speed * (1 + 1e-9), nice_step(self.max_speed, 5)):
-            x = bar.left + float(speed_fraction(mark, self.max_speed)) * (bar.width - 1)
-            pygame.draw.line(surface, MUTED, (x, bar.bottom), (x, bar.bottom + 4 * u))
-            write(surface, f"{mark:g}", (x, bar.bottom + 6 * u), 16 * u, MUTED, "midtop")
-        if np.isfinite(frame.mean_speed):
-            x = bar.left + float(speed_fraction(frame.mean_speed, self.max_speed)) * (bar.width - 1)
-            pygame.draw.polygon(surface, TEXT, [(x, bar.top + 2 * u), (x - 6 * u, bar.top - 9 * u), (x + 6 * u, bar.top - 9 * u)])
-            near_end = x > bar.right - 44 * u
-            write(surface, "mean", (x - 9 * u if near_end else x + 9 * u, bar.top - 2 * u), 15 * u, MUTED, "bottomright" if near_end else "bottomleft")
-
-    def _draw_key(self, surface: pygame.Surface, at: Point, controlled: bool, text: str) -> None:
-        u = self.unit
-        fill = speed_colours(np.array([0.55 * self.max_speed]), self.max_speed)
-        centre = np.array([[at[0] + 16 * u, at[1] + 8 * u]])
-        draw_bodies(surface, centre, np.zeros(1), np.array([[24 * u, 11 * u]]), fill, np.array([controlled]))
-        write(surface, text, (at[0] + 40 * u, at[1] + 9 * u), 19 * u, TEXT, "midleft")
+def _plate_radius(unit: float) -> float:
+    return max(9.5 * unit, 8.5)  # px; smaller, no digit fits
 
 
 @lru_cache(maxsize=256)
 def _plate_image(text: str, unit: float) -> pygame.Surface:
     """A number on a white disc with a dark rim."""
-    k, radius = OVERSAMPLING, max(9.5 * unit, 8.5)
+    k, radius = OVERSAMPLING, _plate_radius(unit)
     side = 2 * math.ceil(radius + 2)
     large = pygame.Surface((side * k, side * k), pygame.SRCALPHA)
     large.fill((*BACKGROUND, 0))

@@ -7,7 +7,18 @@ import pygame
 
 from trafficgrad.render.frames import Frame
 from trafficgrad.render.layout import RoadLayout
-from trafficgrad.render.style import ARROW, ASPHALT, EDGE_LINE, FAINT, LANE_LINE, Array, Colour, draw_bodies, nice_step, write
+from trafficgrad.render.style import (
+    ARROW,
+    ASPHALT,
+    EDGE_LINE,
+    FAINT,
+    LANE_LINE,
+    Array,
+    Colour,
+    draw_bodies,
+    nice_step,
+    write,
+)
 
 _ROW_LABELS = 20.0  # px under each row, for the distances, at 720 lines
 
@@ -19,7 +30,9 @@ class Strip:
         scale: px/m along. across: px/m across. height: px, of all rows with their distance labels.
     """
 
-    def __init__(self, layout: RoadLayout, left: float, top: float, width: float, lane: float, rows: int, unit: float) -> None:
+    def __init__(
+        self, layout: RoadLayout, left: float, top: float, width: float, lane: float, rows: int, unit: float
+    ) -> None:
         """``lane`` is the width of a lane in px, ``unit`` the size of one design pixel."""
         self.layout, self.road = layout, layout.roads[0]
         self.left, self.top, self.width, self.rows, self.unit = left, top, width, rows, unit
@@ -35,7 +48,9 @@ class Strip:
         for row in range(self.rows):
             middle = self._middle(row)
             for edge, start in zip(self.road.edges, self.road.starts, strict=True):
-                low, high = np.clip([start - row * self.span, start + self.layout.edge_length[edge] - row * self.span], 0.0, self.span)
+                low, high = np.clip(
+                    [start - row * self.span, start + self.layout.edge_length[edge] - row * self.span], 0.0, self.span
+                )
                 if high > low:
                     self._draw_edge(surface, edge, middle, self.left + low * self.scale, self.left + high * self.scale)
             self._draw_distances(surface, row)
@@ -75,14 +90,14 @@ class Strip:
         clip = surface.get_clip()
         for row in range(self.rows):
             middle = self._middle(row)
-            surface.set_clip(pygame.Rect(round(self.left), round(middle - self.road_height), round(self.width), round(2 * self.road_height)))
-            ahead = centre - row * self.span
-            if self.road.closed:
-                ahead = np.mod(ahead + self.road.length / 2, self.road.length) - self.road.length / 2
-                ahead = np.where(ahead < -frame.length, ahead + self.road.length, ahead)
-            # On a closed road a body at the row's very end also shows at its start.
-            for shift in (0.0, -self.road.length) if self.road.closed else (0.0,):
-                at = ahead + shift
+            surface.set_clip(
+                pygame.Rect(
+                    round(self.left), round(middle - self.road_height), round(self.width), round(2 * self.road_height)
+                )
+            )
+            # On a closed road a body over the end goes on at the start.
+            for lap in (-1, 0, 1) if self.road.closed else (0,):
+                at = centre - row * self.span + lap * self.road.length
                 seen = on_it & (at > -frame.length) & (at < self.span + frame.length)
                 place = np.stack([self.left + at * self.scale, middle - frame.offset * self.across], -1)
                 draw_bodies(surface, place[seen], np.zeros(int(seen.sum())), size[seen], fill[seen], halo[seen])

@@ -98,17 +98,21 @@ def text_image(text: str, size: float, colour: Colour) -> pygame.Surface:
     plain.fill((*colour, 0))  # averaged edges keep the text's colour
     plain.blit(large, (0, 0))
     width, height = plain.get_size()
-    return pygame.transform.smoothscale(plain, (max(1, round(width / OVERSAMPLING)), max(1, round(height / OVERSAMPLING))))
+    return pygame.transform.smoothscale(
+        plain, (max(1, round(width / OVERSAMPLING)), max(1, round(height / OVERSAMPLING)))
+    )
 
 
-def write(surface: pygame.Surface, text: str, at: Point, size: float, colour: Colour, anchor: str = "topleft") -> pygame.Rect:
+def write(
+    surface: pygame.Surface, text: str, at: Point, size: float, colour: Colour, anchor: str = "topleft"
+) -> pygame.Rect:
     """Write one line with the given corner or edge (a ``pygame.Rect`` attribute) at ``at``; return where it stands."""
     image = text_image(text, size, colour)
     return surface.blit(image, image.get_rect(**{anchor: (round(at[0]), round(at[1]))}))
 
 
 def body_outline(centre: Point, angle: float, length: float, width: float) -> list[Point]:
-    """Corners of a vehicle on the screen: an oriented rectangle whose front corners are cut, so that it shows where it goes.
+    """Corners of a vehicle on the screen: an oriented rectangle whose front corners are cut.
 
     Args:
         centre: px. angle: rad, screen direction (y down). length, width: px.
@@ -140,7 +144,9 @@ def draw_bodies(surface: pygame.Surface, centres: Array, angles: Array, sizes: A
             _draw_body(surface, (x, y), float(angles[n]), length, width, colour, ring)
 
 
-def _draw_fine(surface: pygame.Surface, centre: Point, angle: float, length: float, width: float, colour: Colour, ring: float) -> None:
+def _draw_fine(
+    surface: pygame.Surface, centre: Point, angle: float, length: float, width: float, colour: Colour, ring: float
+) -> None:
     """One body by averaging an enlarged drawing: edges are smooth and positions count in fractions of a pixel."""
     half = math.ceil(math.hypot(length, width) / 2 + 2 * ring + 2)
     left, top = math.floor(centre[0]) - half, math.floor(centre[1]) - half
@@ -152,7 +158,9 @@ def _draw_fine(surface: pygame.Surface, centre: Point, angle: float, length: flo
     surface.blit(pygame.transform.smoothscale(large, (side, side)), (left, top))
 
 
-def _draw_body(surface: pygame.Surface, centre: Point, angle: float, length: float, width: float, colour: Colour, ring: float) -> None:
+def _draw_body(
+    surface: pygame.Surface, centre: Point, angle: float, length: float, width: float, colour: Colour, ring: float
+) -> None:
     if ring:
         dark = ring + max(1.0, 0.5 * ring)  # a dark rim lets the white ring stand out from bright neighbours
         pygame.draw.polygon(surface, BACKGROUND, body_outline(centre, angle, length + 2 * dark, width + 2 * dark))

@@ -74,7 +74,9 @@ class Player:
         return f"{'playing' if self.playing else 'paused'}, {self.factor:g} x real time    {HELP}"
 
 
-def show(source: FrameSource, *, title: str = "", size: tuple[int, int] = (1280, 720), time_factor: float = 1.0) -> None:
+def show(
+    source: FrameSource, *, title: str = "", size: tuple[int, int] = (1280, 720), time_factor: float = 1.0
+) -> None:
     """Open a window and play ``source`` until it is closed. Keys are named in the window's last line.
 
     Args:

@@ -1,4 +1,4 @@
-"""The torch simulator equals the independent scalar oracle on random worlds: values 1e-9, lanes and cool-downs exactly."""
+"""The torch simulator equals the independent scalar oracle on random worlds: values 1e-9, lanes exactly."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from oracles.scalar_traffic import Road, Rules, Vehicle, decide, step
 from oracles.worlds import World, action_of, random_actions, random_world, road_of, simulator_of, state_of
 
 from trafficgrad.network import ring, straight
+from trafficgrad.state import Action
 
 TOLERANCE = 1e-9
 
@@ -33,9 +34,11 @@ def compare(world: World, steps: int, seed: int = 0) -> Counter[str]:
             told = f"step {n}, vehicle {i}: oracle {car}"
             assert int(state.lane[0, i]) == car.lane, f"{told}, lane {int(state.lane[0, i])}"
             assert float(state.cooldown[0, i]) == car.cooldown, f"{told}, cooldown {float(state.cooldown[0, i])}"
-            assert abs(float(state.position[0, i]) - car.position) <= TOLERANCE, f"{told}, {float(state.position[0, i])}"
+            assert abs(float(state.position[0, i]) - car.position) <= TOLERANCE, (
+                f"{told}, {float(state.position[0, i])}"
+            )
             assert abs(float(state.speed[0, i]) - car.speed) <= TOLERANCE, f"{told}, {float(state.speed[0, i])}"
-            changed = world.road.beside(cars[i].lane, wanted[i]) != cars[i].lane and cars[i].cooldown < car.cooldown
+            changed = car.lane not in world.road.chain(cars[i].lane)
             kind = "controlled" if car.control else "driver"
             seen[f"{kind} changed"] += changed
             seen[f"{kind} refused"] += wanted[i] != 0 and not changed
@@ -48,14 +51,21 @@ def compare(world: World, steps: int, seed: int = 0) -> Counter[str]:
 
 def test_one_step_of_random_worlds() -> None:
     seen = Counter[str]()
-    for seed in range(400):
+    for seed in range(1200):
         try:
             seen += compare(random_world(seed), 1, seed)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
     # the sample is not vacuous: every branch of the step was taken
-    for event in ("driver changed", "driver refused", "controlled changed", "stopped", "crossed an edge end"):
-        assert seen[event] >= 10, (event, seen)
+    for event in (
+        "driver changed",
+        "driver refused",
+        "controlled changed",
+        "controlled refused",
+        "stopped",
+        "crossed an edge end",
+    ):
+        assert seen[event] >= 4, (event, seen)
 
 
 @pytest.mark.parametrize("block", range(4))
@@ -67,7 +77,9 @@ def test_fifty_steps_of_random_worlds(block: int) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
-def world_of(network_lanes: int, cars: list[Vehicle], rules: Rules | None = None, length: float = 200.0, edges: int = 1) -> World:
+def world_of(
+    network_lanes: int, cars: list[Vehicle], rules: Rules | None = None, length: float = 200.0, edges: int = 1
+) -> World:
     network = ring(length, lanes=network_lanes, edges=edges)
     return World(network, road_of(network), rules or Rules(), cars, 0.0, list(range(len(cars))))
 
@@ -140,6 +152,45 @@ def test_one_gap_that_spans_an_edge_end_takes_one_vehicle() -> None:
     assert {decide(world.rules, world.road, cars, i, 0.0)[0] for i in (0, 1)} == {1}
     after = stepped(world)
     assert after[:2] == [lane[1], lane[2]]  # vehicle 0 gains more
+
+
+@pytest.mark.parametrize("control", [None, "lane"])
+@pytest.mark.parametrize("gap, granted", [(1.2, False), (1.7, True)])
+@pytest.mark.parametrize("where", ["front", "rear"])
+def test_a_gap_that_closes_within_the_step_is_refused(
+    where: str, gap: float, granted: bool, control: str | None
+) -> None:
+    """The snapshot allows it (gap >= 0.5 m), the new positions or not: a leader that stops at once, a fast follower."""
+    rules = Rules(choice_safe_deceleration=1e9, choice_own_deceleration=1e9)
+    me = Vehicle(100.0, 15.0, 0, safe_deceleration=1e9, politeness=0.0, time_headway=0.0, min_gap=0.5, control=control)
+    if control == "lane":
+        me = replace(me, acceleration=0.0, request=1.0)
+    ahead = Vehicle(105.6, 15.0, 0, length=5.0)  # gap 0.6 m: any left lane is better
+    if where == "front":
+        beside = [Vehicle(105.0 + gap, 15.0, 1, length=5.0), Vehicle(106.0 + gap, 15.0, 1, length=5.0)]
+    else:
+        beside = [Vehicle(95.0 - gap, 25.0, 1, control="acceleration", acceleration=0.0)]
+    world = world_of(2, [me, ahead, *beside], rules)
+    assert decide(world.rules, world.road, world.cars, 0, 0.0)[0] == 1
+    after = step(world.rules, world.road, world.cars, 0.0)[0]
+    ours = simulator_of(world).step(state_of(world), every_action(world.cars))
+    assert ours.lane[0].tolist() == [c.lane for c in after]
+    assert after[0].lane == int(granted)
+
+
+def every_action(cars: list[Vehicle]) -> Action | None:
+    """The action of mixed roles, with the request of lane-choosing vehicles and 0 for the others."""
+    return action_of([replace(c, request=c.request or 0.0) if c.control else c for c in cars])
+
+
+@pytest.mark.parametrize("gap", [0.0015, 0.001, 0.0004, -3.0])
+def test_gap_is_bounded_inside_the_formula(gap: float) -> None:
+    """A standing vehicle with s0 = 0.5 mm feels the floor of 1 mm: a (1 - 0.5^2)."""
+    cars = [Vehicle(50.0, 0.0, 0, min_gap=0.0005), Vehicle(55.0 + gap, 0.0, 0)]
+    world = world_of(1, cars)
+    compare(world, 1)
+    speed = step(world.rules, world.road, cars, 0.0)[0][0].speed
+    assert speed == pytest.approx(0.1 * (1 - (0.0005 / max(gap, 0.001)) ** 2), abs=1e-9)
 
 
 @pytest.mark.parametrize("edges", [1, 3])

@@ -84,7 +84,7 @@ def test_schema_is_json(command):
         (["train"], ["FILE"]),
         (["train", "ring_4lane", "--sed", "1"], ["--sed", "--seed"]),
         (["train", "ring_4lane", "--seed", "-1"], ["--seed"]),
-        (["train", "ring_4lane", "--seed", "one"], ["--seed", "one"]),
+        (["train", "ring_4lane", "--seed", "one"], ["--seed", "integer"]),
         (["train", "missing.yaml"], ["missing.yaml", "no such file", "ring_4lane"]),
         (["train", "ring_4lan"], ["did you mean 'ring_4lane'"]),
         (["train", "."], ["folder"]),
@@ -141,10 +141,13 @@ def test_a_bug_keeps_its_traceback(command, monkeypatch):
 
 
 def test_train_and_resume(command):
-    code, _, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
+    code, out, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
     assert code == 0, err
     folder = Path("runs/ring_1lane_ppo_seed3")
-    assert {"config.yaml", "last.pt", "metrics.csv"} <= {file.name for file in folder.iterdir()}
+    assert out.endswith(f"{folder / 'learning_curve.png'}; now: trafficgrad render {folder}\n")
+    assert {"config.yaml", "last.pt", "best.pt", "metrics.csv", "learning_curve.png"} <= {
+        file.name for file in folder.iterdir()
+    }
     assert len((folder / "metrics.csv").read_text().splitlines()) == 3
 
     code, _, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
@@ -152,3 +155,49 @@ def test_train_and_resume(command):
     code, _, err = command("train", str(folder), "--resume", "--set", "training.decisions=24")
     assert code == 0, err
     assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_looking_at_a_run(command):
+    assert command("train", "ring_4lane", "--output", "run", *TINY)[0] == 0
+
+    code, out, err = command("evaluate", "run", "--seeds", "2")
+    assert code == 0, err
+    for row in ("policy", "human only", "keep lane", "fan out and align"):
+        assert row in out
+    assert out.splitlines()[-2:] == ["run/time_space.png", "run/learning_curve.png"]
+    assert len(Path("run/evaluation.csv").read_text().splitlines()) == 1 + 4 * 2
+
+    code, out, err = command("render", "run", "--seconds", "1", "--size", "480", "270")
+    assert (code, out) == (0, "run/episode.mp4\n"), err
+    assert Path("run/episode.mp4").stat().st_size > 1000
+    code, out, _ = command("render", "run/last.pt", "--seconds", "1", "--size", "480", "270", "--output", "x/still.png")
+    assert (code, out) == (0, "x/still.png\n")
+
+
+def test_looking_at_human_drivers(command):
+    settings = [setting for setting in TINY if "training" not in setting]
+    code, out, err = command("simulate", "ring_1lane", "--seeds", "2", *settings)
+    assert code == 0, err
+    assert "human only" in out and out.splitlines()[-1] == "runs/ring_1lane_human/time_space.png"
+    code, out, _ = command("render", "ring_1lane", "--size", "480", "270", "--output", "film.gif", *settings)
+    assert (code, out) == (0, "film.gif\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["evaluate", "missing"], "no such run"),
+        (["evaluate", "."], "is no run folder"),
+        (["evaluate", "broken.pt"], "cannot be read"),
+        (["evaluate", "broken.pt", "--device", "gpu"], "gpu"),
+        (["render", "missing"], "no such file"),
+        (["render", "ring_1lane", "--seconds", "0"], "seconds"),
+        (["render", "ring_1lane", "--set", "network.lenght=3"], "did you mean 'length'"),
+        (["simulate", "ring_1lane", "--seeds", "0"], "--seeds"),
+        (["bench", "--threads", "0"], "--threads"),
+    ],
+)
+def test_nothing_to_look_at(command, arguments, part):
+    Path("broken.pt").write_bytes(b"no checkpoint")
+    code, _, err = command(*arguments)
+    assert code == 2 and err.count("\n") == 1 and part in err

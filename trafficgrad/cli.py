@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from trafficgrad import __version__
 from trafficgrad.errors import TrafficGradError
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(
     name="trafficgrad",
@@ -21,14 +24,15 @@ app = typer.Typer(
 )
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Scenario: a YAML file or the name of a shipped one.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training, or a checkpoint in it.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A training's folder, a checkpoint, or a shipped policy.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as network.length=800.")
 ]
+_INTERRUPTED = 130  # what some versions of typer return, and others raise, after Ctrl-C
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])  # typer's own or click's, by version
 
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the traffic.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of held-out traffic seeds.")]
 
 
 def _version(wanted: bool) -> None:
@@ -55,11 +59,12 @@ def train(
     agent: Annotated[str | None, typer.Option(help="gippo or ppo; default: the file's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; default: the file's.")] = None,
     settings: Set = None,
-    device: Device = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps; default: the file's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder; default: runs/SCENARIO_AGENT_seedSEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
 ) -> None:
     """Train a policy."""
+    from trafficgrad import pictures
     from trafficgrad.agents.checkpoint import CONFIG
     from trafficgrad.agents.experiment import load_experiment
     from trafficgrad.agents.train import train as run_training
@@ -70,7 +75,71 @@ def train(
     experiment = load_experiment(file, agent=agent, seed=seed, overrides=settings or (), device=device)
     config = experiment.config
     folder = output or Path("runs") / f"{experiment.scenario.name}_{config.agent.kind}_seed{config.seed}"
-    run_training(experiment, folder, resume=resume)
+    result = run_training(experiment, folder, resume=resume)
+    if result.iterations:
+        typer.echo(f"{pictures.learning_curve(folder)}; now: trafficgrad render {folder}")
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    seeds: Seeds = 20,
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Judge a trained policy beside human drivers and hand-written controllers, on traffic it has never seen."""
+    from trafficgrad import pictures
+    from trafficgrad.agents import evaluation
+    from trafficgrad.agents.logging import METRICS
+
+    place = _device(device)
+    loaded = evaluation.load_run(run, place, settings or ())
+    evaluation.evaluate(loaded, seeds, device=place)
+    typer.echo(pictures.time_space_diagram(pictures.perform(run, 0, settings or (), place)))
+    if loaded.folder is not None and (loaded.folder / METRICS).is_file():
+        typer.echo(pictures.learning_curve(loaded.folder))
+
+
+@app.command()
+def simulate(file: File, seeds: Seeds = 20, settings: Set = None, device: Device = "cpu") -> None:
+    """Simulate a scenario with human drivers only, print what happened and draw a time-space diagram."""
+    from trafficgrad import pictures
+    from trafficgrad.agents import evaluation
+
+    place = _device(device)
+    env, episodes = evaluation.simulate(file, seeds, settings or (), device=place)
+    typer.echo(pictures.time_space_diagram(pictures.show_of(env, episodes)))
+
+
+@app.command()
+def render(
+    target: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, a checkpoint, or a scenario.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out traffic.")] = 0,
+    seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
+    speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 4.0,
+    size: Annotated[tuple[int, int], typer.Option(help="Width and height in px.")] = (1280, 720),
+    output: Annotated[Path | None, typer.Option(help="Write a film (.mp4, .gif) or a still (.png).")] = None,
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Watch a trained policy, or a scenario's human drivers: in a window, without a screen as a film."""
+    from trafficgrad import pictures
+
+    show = pictures.perform(target, seed, settings or (), _device(device), seconds)
+    written = pictures.film(show, output, speed, size)
+    if written is not None:
+        typer.echo(written)
+
+
+@app.command()
+def bench(
+    repetitions: Annotated[int, typer.Option(min=1, help="Measurements of which the median counts.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="PyTorch threads.")] = 1,
+) -> None:
+    """Measure the simulator's speed, and that of peers in the same run."""
+    from trafficgrad import benchmark
+
+    benchmark.run(repetitions=repetitions, threads=threads)
 
 
 @app.command()
@@ -83,11 +152,15 @@ def scenarios() -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As tables: docs/scenarios.md.")] = False,
+) -> None:
     """Print the JSON schema of scenario files."""
+    from trafficgrad.agents.experiment import TrainingConfig
     from trafficgrad.scenario_config import json_schema
+    from trafficgrad.scenario_reference import reference
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    typer.echo(reference(TrainingConfig) if markdown else json.dumps(json_schema(TrainingConfig), indent=2))
 
 
 def main() -> None:
@@ -97,9 +170,16 @@ def main() -> None:
     except (TrafficGradError, _USAGE_ERROR, OSError) as error:
         sys.exit(_fail(error))
     except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
         typer.echo("interrupted", err=True)
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _device(name: str) -> torch.device:
+    from trafficgrad.agents.experiment import TrainingConfig
+
+    return TrainingConfig(device=name).resolve_device()
 
 
 def _fail(error: Exception) -> int:

@@ -16,7 +16,9 @@ def stop_rule(acceleration: Tensor, speed: Tensor, dt: float) -> Tensor:
     return torch.where(speed + acceleration * dt > 0.0, acceleration, -speed / dt)
 
 
-def integrate(speed: Tensor, acceleration: Tensor, carried: Tensor | None, dt: float, method: Integrator) -> tuple[Tensor, Tensor]:
+def integrate(
+    speed: Tensor, acceleration: Tensor, carried: Tensor | None, dt: float, method: Integrator
+) -> tuple[Tensor, Tensor]:
     """Displacement (m) and new speed (m/s) of vehicles that do not reverse.
 
     ``ballistic``: v' = max(0, v + a dt), dx = (v + v') dt / 2 (Treiber & Kanagaraj, arXiv 1403.4881);

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
 
+Choices = Literal["all", "controlled"]
+CHOICES: tuple[Choices, ...] = ("all", "controlled")
 GradientMode = Literal["straight_through", "blocked", "sigmoid"]
 MODES: tuple[GradientMode, ...] = ("straight_through", "blocked", "sigmoid")
 
@@ -28,9 +30,14 @@ class LaneGradient:
     Modes: ``straight_through``, hard decision forward, soft membership backward; ``blocked``, no gradient through the
     choice (the original GI-PPO system); ``sigmoid``, the deciding driver's acceleration is relaxed forward and backward
     (the lane itself stays hard), so values differ from the other two.
+
+    With ``choices = "all"`` the loop from a driver's choice through everybody's reaction to the next driver's choice is
+    closed: in dense multi-lane traffic its gradient grows without bound over hundreds of steps. ``"controlled"`` cuts
+    it at the drivers and keeps what the controlled vehicles' own lane choices do.
     """
 
     mode: GradientMode = "straight_through"
+    choices: Choices = "all"  # whose: of all vehicles, or of the controlled ones (those of drivers are then blocked)
     temperature: float = 0.5  # m/s2, softness of MOBIL's choice
     choice_temperature: float = 0.1  # -, softness of a controlled vehicle's lane request
     memory: float = 3.0  # s, how long the choice's gradient lives in `lateral`; may be inf
@@ -42,13 +49,19 @@ class LaneGradient:
             raise TrafficGradError(
                 f"LaneGradient.mode: unknown {self.mode!r}{nearest_name(str(self.mode), MODES)}; valid are {', '.join(MODES)}"
             )
+        if self.choices not in CHOICES:
+            raise TrafficGradError(
+                f"LaneGradient.choices: unknown {self.choices!r}{nearest_name(str(self.choices), CHOICES)}; valid are {', '.join(CHOICES)}"
+            )
         for name in ("temperature", "choice_temperature", "memory", "transition_width"):
             if not getattr(self, name) > 0:
                 raise TrafficGradError(f"LaneGradient.{name} must be > 0, got {getattr(self, name)}")
         if self.contrast_limits is not None:
             low, high = self.contrast_limits
             if not low < high:
-                raise TrafficGradError(f"LaneGradient.contrast_limits must be (low, high) with low < high, got {self.contrast_limits}")
+                raise TrafficGradError(
+                    f"LaneGradient.contrast_limits must be (low, high) with low < high, got {self.contrast_limits}"
+                )
 
     def decay(self, dt: float) -> float:
         """Factor by which ``lateral``'s gradient shrinks in one step: exp(-dt / memory)."""
@@ -62,7 +75,7 @@ class _ScaleGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.factor, None
 
 

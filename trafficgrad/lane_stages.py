@@ -41,22 +41,24 @@ class LaneDecision(NamedTuple):
     min_gap: PerDriver  # [B, N] m, below which the change is refused after the motion
     shift: Tensor | None  # [B, N] m, 0 forward: W (q - sg q)
     relaxed: Tensor | None  # [B, N] m/s2, acceleration of deciding drivers in sigmoid mode
-    evaluation: LaneEvaluation | None  # both sides of all vehicles, where gradients need it
+    evaluation: LaneEvaluation | None  # both sides, of all or the controlled vehicles, where gradients need it
 
 
 def decide_lanes(
     sim: Simulator, state: TrafficState, view: View, following: Tensor, action: Action | None
 ) -> LaneDecision:
+    """Who changes lane in this step, and the gradients that this choice carries."""
     asks = action is not None and action.lane is not None and bool(sim.fleet.rows("lane"))
     stay = LaneDecision(torch.zeros_like(state.lane), 0.0, None, None, None)
     if sim.network.max_lanes == 1 or (sim.lane_change is None and not asks and not sim.fleet.rows("steered")):
         return stay
-    mode = sim.lane_gradient.mode
-    soft = mode == "sigmoid" or (mode == "straight_through" and torch.is_grad_enabled())
+    gradient = sim.lane_gradient
+    soft = gradient.mode == "sigmoid" or (gradient.mode == "straight_through" and torch.is_grad_enabled())
+    everybody = gradient.choices == "all"
     both = torch.tensor([RIGHT, LEFT], device=state.lane.device).expand(state.worlds, 2)
-    everyone = _evaluate(sim, state, view, following, both) if soft else None
+    # With gradients both sides matter, of all vehicles or of the controlled ones.
+    relevant = _evaluate(sim, state, view, following, both, None if everybody else sim.fleet.slots) if soft else None
 
-    n = state.vehicles
     ready = state.active & (state.cooldown <= 0.0) & (state.lane >= 0)
     direction, incentive = stay.direction, torch.zeros_like(state.position)
     min_gap: PerDriver = 0.0
@@ -64,22 +66,27 @@ def decide_lanes(
     if sim.lane_change is not None:
         driver_model = sim.lane_change.for_drivers(state.driver)
         sides = driver_model.sides_at(state.time, sim.dt)
-        with torch.set_grad_enabled(soft and torch.is_grad_enabled()):
-            evaluation = everyone or _evaluate(sim, state, view, following, sides)
-            free = ready & ~sim.fleet.mask(n)
+        with torch.set_grad_enabled(soft and everybody and torch.is_grad_enabled()):
+            known = relevant is not None and everybody
+            evaluation = relevant if known and relevant else _evaluate(sim, state, view, following, sides)
+            free = ready & ~sim.fleet.mask(state.vehicles)
             considered = (evaluation.sides[:, :, None] == sides[:, None, :]).any(-1)
             feasible = driver_model.feasible(evaluation) & free[..., None] & considered[:, None, :]
             worth = driver_model.incentive(evaluation)
         direction, incentive = best_side(feasible, worth, evaluation.sides)
         min_gap = driver_model.min_gap
-        if soft:
-            logits = (worth / sim.lane_gradient.temperature).masked_fill(~feasible, -torch.inf)
+        if known:
+            logits = (worth / gradient.temperature).masked_fill(~feasible, -torch.inf)
             weights = torch.softmax(torch.stack([logits[..., 0], torch.zeros_like(incentive), logits[..., 1]], -1), -1)
     if asks:
         assert action is not None and action.lane is not None
-        slots = sim.fleet.slots[sim.fleet.rows("lane")]
-        request = action.lane[:, sim.fleet.rows("lane")]
-        evaluation = _rows(everyone, slots) if everyone else _evaluate(sim, state, view, following, both, slots)
+        rows = sim.fleet.rows("lane")
+        slots = sim.fleet.slots[rows]
+        request = action.lane[:, rows]
+        if relevant is None:
+            evaluation = _evaluate(sim, state, view, following, both, slots)
+        else:
+            evaluation = _select(relevant, slots if everybody else torch.tensor(rows, device=slots.device))
         feasible = sim.lane_choice.feasible(evaluation) & ready[:, slots, None]
         wish = requested_direction(request)
         granted = ((wish == -1) & feasible[..., 0]) | ((wish == 1) & feasible[..., 1])
@@ -90,21 +97,27 @@ def decide_lanes(
         if soft:
             stays = torch.ones_like(feasible[..., :1])
             offered = torch.cat([feasible[..., :1], stays, feasible[..., 1:]], -1)
-            logits = choice_logits(request, sim.lane_gradient.choice_temperature).masked_fill(~offered, -torch.inf)
-            chosen = torch.softmax(logits, -1)
+            logits = choice_logits(request, gradient.choice_temperature).masked_fill(~offered, -torch.inf)
             if weights is None:
-                weights = torch.zeros_like(view.neighbors.gap).index_fill(
-                    2, torch.tensor([OWN], device=slots.device), 1.0
-                )
-            weights = weights.index_copy(1, slots, chosen)
+                weights = _certain_to_stay(view.neighbors.gap)
+            weights = weights.index_copy(1, slots, torch.softmax(logits, -1))
     direction = _one_per_gap(sim, state, view, direction, incentive)
     shift = relaxed = None
     if weights is not None:
         shift = (weights[..., LEFT] - weights[..., RIGHT]) * view.tables.width[state.lane.clamp(min=0)]
         shift = straight_through(shift)
-    if mode == "sigmoid" and weights is not None and everyone is not None:
-        relaxed = (weights * _all_lanes(everyone)).sum(-1)
-    return LaneDecision(direction, min_gap, shift, relaxed, everyone)
+    if gradient.mode == "sigmoid" and weights is not None and relevant is not None:
+        if everybody:
+            relaxed = (weights * _all_lanes(relevant)).sum(-1)
+        else:
+            slots = sim.fleet.slots
+            relaxed = following.index_copy(1, slots, (weights[:, slots] * _all_lanes(relevant)).sum(-1))
+    return LaneDecision(direction, min_gap, shift, relaxed, relevant)
+
+
+def _certain_to_stay(like: Tensor) -> Tensor:
+    """Weights [B, N, 3] of vehicles that keep their lane."""
+    return torch.zeros_like(like).index_fill(2, torch.tensor([OWN], device=like.device), 1.0)
 
 
 def _evaluate(
@@ -137,7 +150,7 @@ def _one_per_gap(sim: Simulator, state: TrafficState, view: View, direction: Ten
 
 
 def membership_terms(
-    sim: Simulator, state: TrafficState, view: View, decision: LaneDecision, following: Tensor, action: Action | None
+    sim: Simulator, state: TrafficState, view: View, decision: LaneDecision, action: Action | None
 ) -> Tensor | None:
     """Straight-through terms: how accelerations would change were each vehicle a little further to the left.
 
@@ -145,59 +158,52 @@ def membership_terms(
     the accelerations with and without the vehicle in the lane, of the vehicle itself and of its followers.
     Zero in the forward pass, except for the presence of steered vehicles in ``sigmoid`` mode.
     """
-    everyone = decision.evaluation
-    if everyone is None:
+    evaluation = decision.evaluation
+    if evaluation is None:
         return None
-    gradient, speed = sim.lane_gradient, state.speed
-    width = view.tables.width[state.lane.clamp(min=0)]
-    steered = sim.fleet.mask(state.vehicles, sim.fleet.rows("steered")) if sim.fleet.rows("steered") else None
-    beside = view.exists[..., (RIGHT, LEFT)]
+    gradient, speed, fleet = sim.lane_gradient, state.speed, sim.fleet
+    # M of the N vehicles have an evaluation: all, or the controlled ones.
+    chosen = torch.arange(state.vehicles, device=speed.device) if gradient.choices == "all" else fleet.slots
+    lateral, active, exists = state.lateral[:, chosen], state.active[:, chosen], view.exists[:, chosen]
+    width = view.tables.width[state.lane[:, chosen].clamp(min=0)]
+    steered = fleet.mask(state.vehicles, fleet.rows("steered"))[chosen] if fleet.rows("steered") else None
+    beside = exists[..., (RIGHT, LEFT)]
     with torch.no_grad():
-        slots = torch.stack(
-            [
-                view.neighbors.follower[..., RIGHT],
-                view.neighbors.follower[..., OWN],
-                view.neighbors.follower[..., LEFT],
-            ],
-            -1,
-        )
-        there = slots.clamp(min=0)
+        followers = view.neighbors.follower[:, chosen]  # [B, M, 3]
+        there = followers.clamp(min=0)
         flat = there.reshape(state.worlds, -1)
 
         def done(acceleration: Tensor, v: Tensor) -> Tensor:
             floored = acceleration.clamp(min=-sim.max_braking) if math.isfinite(sim.max_braking) else acceleration
             return clamp_contrast(stop_rule(floored, v, sim.dt), gradient.contrast_limits)
 
-        v_there = speed.gather(1, flat).reshape(there.shape)
-        own = _all_lanes(everyone)
-        with_it = torch.stack(
-            [everyone.follower_with[..., 0], everyone.old_follower_with, everyone.follower_with[..., 1]], -1
-        )
-        without = torch.stack(
-            [everyone.follower_without[..., 0], everyone.old_follower_without, everyone.follower_without[..., 1]], -1
-        )
-        own_effect = lambda a: done(a, speed[..., None])  # noqa: E731
-        if action is not None and len(sim.fleet.slots):
-            cap = torch.full_like(speed, torch.inf).index_copy(1, sim.fleet.slots, action.acceleration)
+        def in_all_lanes(sides: Tensor, here: Tensor) -> Tensor:
+            return torch.stack([sides[..., 0], here, sides[..., 1]], -1)
+
+        own = _all_lanes(evaluation)
+        with_it = in_all_lanes(evaluation.follower_with, evaluation.old_follower_with)
+        without = in_all_lanes(evaluation.follower_without, evaluation.old_follower_without)
+        if action is not None and len(fleet.slots):
+            # Controlled vehicles brake for others but never accelerate beyond their action.
+            cap = torch.full_like(speed, torch.inf).index_copy(1, fleet.slots, action.acceleration)
             cap_there = cap.gather(1, flat).reshape(there.shape)
-            own = torch.minimum(own, cap[..., None])
+            own = torch.minimum(own, cap[:, chosen, None])
             with_it, without = torch.minimum(with_it, cap_there), torch.minimum(without, cap_there)
-        own, effect = own_effect(own), done(with_it, v_there) - done(without, v_there)
-        if action is not None and not all(sim.fleet.limited):
-            # Their acceleration is the action, whoever is in front.
-            members = [c for c, limited in enumerate(sim.fleet.limited) if not limited]
-            deaf = sim.fleet.mask(state.vehicles, members)
-            own = own.masked_fill(deaf[:, None], 0.0)
+        v_there = speed.gather(1, flat).reshape(there.shape)
+        own, effect = done(own, speed[:, chosen, None]), done(with_it, v_there) - done(without, v_there)
+        if action is not None and not all(fleet.limited):
+            # Without follow_limit the acceleration is the action, whoever is in front.
+            deaf = fleet.mask(state.vehicles, [c for c, limited in enumerate(fleet.limited) if not limited])
+            own = own.masked_fill(deaf[chosen][:, None], 0.0)
             effect = effect.masked_fill(deaf[there], 0.0)
-        effect = torch.where(state.active[..., None] & (slots >= 0), effect, 0.0)
-        slopes = membership_slopes(state.lateral, steered, beside, width, gradient.transition_width)
-        slopes = torch.where(state.active[..., None], slopes, 0.0)
-    moved = straight_through(state.lateral)[..., None] * slopes
-    terms = (moved * own).sum(-1)
+        effect = torch.where(active[..., None] & (followers >= 0), effect, 0.0)
+        slopes = membership_slopes(lateral, steered, beside, width, gradient.transition_width)
+        slopes = torch.where(active[..., None], slopes, 0.0)
+    moved = straight_through(lateral)[..., None] * slopes
+    terms = torch.zeros_like(speed).index_copy(1, chosen, (moved * own).sum(-1))
     if gradient.mode == "sigmoid" and steered is not None:
-        present = soft_membership(state.lateral, beside, width, gradient.transition_width)
-        hard = torch.zeros_like(present).index_fill(2, torch.tensor([OWN], device=present.device), 1.0)
-        moved = torch.where(steered[:, None] & view.exists[..., OWN, None], present - hard, moved)
+        present = soft_membership(lateral, beside, width, gradient.transition_width) - _certain_to_stay(moved)
+        moved = torch.where(steered[:, None] & exists[..., OWN, None], present, moved)
     return terms.scatter_add(1, flat, (moved * effect).reshape(state.worlds, -1))
 
 
@@ -260,5 +266,5 @@ def _all_lanes(evaluation: LaneEvaluation) -> Tensor:
     return torch.stack([evaluation.own_there[..., 0], evaluation.own, evaluation.own_there[..., 1]], -1)
 
 
-def _rows(evaluation: LaneEvaluation, slots: Tensor) -> LaneEvaluation:
+def _select(evaluation: LaneEvaluation, slots: Tensor) -> LaneEvaluation:
     return LaneEvaluation(evaluation.sides, *(x[:, slots] for x in evaluation[1:]))

@@ -59,7 +59,9 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
         columns += [_soft_one_hot(index, state.lateral[:, slots] / t.width[lane], lanes)]
         columns += [(state.cooldown[:, slots] / 3.0)[..., None]]
 
-    ahead = _around(along[:, None, :] - along[:, :, None], circumference[:, :, None])  # [B, C, C] of vehicle j ahead of i
+    ahead = _around(
+        along[:, None, :] - along[:, :, None], circumference[:, :, None]
+    )  # [B, C, C] of vehicle j ahead of i
     sideways = across[:, None, :] - across[:, :, None]
     itself = torch.eye(count, dtype=torch.bool, device=lane.device)
     nearest = ahead.detach().abs().masked_fill(itself, torch.inf).argsort(dim=2, stable=True)[..., : count - 1]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from trafficgrad.config import Document, load_document, parse_document
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.scenario_models import (
@@ -77,10 +79,19 @@ def list_scenarios() -> list[tuple[str, str]]:
     return rows
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON schema of scenario files, for editors that complete and check YAML."""
+def json_schema(training: type[BaseModel] | None = None) -> dict[str, Any]:
+    """JSON schema of scenario files, for editors that complete and check YAML.
+
+    Parameters:
+        training: model of the ``training`` section, which is checked above this layer.
+    """
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dialect | TrafficScenario.model_json_schema() | {"title": "trafficgrad scenario"}
+    schema = dialect | TrafficScenario.model_json_schema() | {"title": "trafficgrad scenario"}
+    if training is not None:
+        section = training.model_json_schema()
+        schema["$defs"] |= section.pop("$defs", {})
+        schema["properties"]["training"] = section
+    return schema
 
 
 def _check(document: Document) -> Scenario:

@@ -219,7 +219,11 @@ class LaneGradientConfig(StrictModel):
     """How gradients pass lane changes."""
 
     mode: Literal["straight_through", "blocked", "sigmoid"] = Field(
-        default=_GRADIENT.mode, description="see docs/gradients.md"
+        default=_GRADIENT.mode,
+        description="straight_through: hard forward, soft backward; blocked: no gradient; sigmoid: relaxed forward too",
+    )
+    choices: Literal["all", "controlled"] = Field(
+        default=_GRADIENT.choices, description="whose lane choices carry gradient; `controlled` blocks those of drivers"
     )
     temperature: Positive = Field(default=_GRADIENT.temperature, description="softness of MOBIL's decision, m/s2")
     choice_temperature: Positive = Field(
@@ -275,7 +279,7 @@ class MeanSpeedReward(StrictModel):
 
 
 class SpeedDeviationReward(StrictModel):
-    """- standard deviation of the vehicles' speeds at one time / scale."""
+    """Minus the standard deviation of the vehicles' speeds at one time / scale."""
 
     kind: Literal["speed_deviation"]
     scale: Positive = Field(description="deviation that costs 1, m/s")
@@ -283,7 +287,7 @@ class SpeedDeviationReward(StrictModel):
 
 
 class AccelerationReward(StrictModel):
-    """- mean over controlled vehicles of (acceleration / scale)^2."""
+    """Minus the mean over controlled vehicles of (acceleration / scale)^2."""
 
     kind: Literal["acceleration"]
     scale: Positive = Field(description="acceleration that costs 1, m/s2")
@@ -291,7 +295,7 @@ class AccelerationReward(StrictModel):
 
 
 class CollisionReward(StrictModel):
-    """- 1 in every step in which two vehicles overlap."""
+    """Minus 1 in every step in which two vehicles overlap."""
 
     kind: Literal["collision"]
     weight: float = Field(default=1.0, description="factor of this term")

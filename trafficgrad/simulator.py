@@ -101,7 +101,7 @@ class Simulator:
         acceleration = self._accelerate(
             state, following if decision.relaxed is None else decision.relaxed, action, noise
         )
-        carried = membership_terms(self, state, view, decision, following, action)
+        carried = membership_terms(self, state, view, decision, action)
         moved, displacement = self._move(state, view, acceleration, carried, action)
         return change_lanes(self, state, moved, displacement, view, decision)
 

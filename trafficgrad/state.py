@@ -50,7 +50,9 @@ class TrafficState:
 
         for name in ("position", "speed", "lane"):
             if not isinstance(getattr(self, name), Tensor):
-                raise TrafficGradError(f"TrafficState.{name} must be a torch.Tensor, got {type(getattr(self, name)).__name__}")
+                raise TrafficGradError(
+                    f"TrafficState.{name} must be a torch.Tensor, got {type(getattr(self, name)).__name__}"
+                )
         if self.position.dim() == 1:
             for name in _VEHICLE_FIELDS:
                 value = getattr(self, name)
@@ -121,7 +123,19 @@ class TrafficState:
         return self
 
 
-_VEHICLE_FIELDS = ("position", "speed", "lane", "lateral", "heading", "cooldown", "route", "route_index", "vehicle_id", "driver", "active")
+_VEHICLE_FIELDS = (
+    "position",
+    "speed",
+    "lane",
+    "lateral",
+    "heading",
+    "cooldown",
+    "route",
+    "route_index",
+    "vehicle_id",
+    "driver",
+    "active",
+)
 
 
 @dataclass(frozen=True)
@@ -147,13 +161,19 @@ class Fleet:
         if len(set(slots.tolist())) != count or bool((slots < 0).any()):
             raise TrafficGradError(f"Fleet.controlled must be distinct vehicle slots >= 0, got {slots.tolist()}")
         control = (self.control,) * count if isinstance(self.control, str) else tuple(self.control)
-        limit = (self.follow_limit,) * count if isinstance(self.follow_limit, bool) else tuple(bool(x) for x in self.follow_limit)
+        limit = (
+            (self.follow_limit,) * count
+            if isinstance(self.follow_limit, bool)
+            else tuple(bool(x) for x in self.follow_limit)
+        )
         for name, values in (("control", control), ("follow_limit", limit)):
             if len(values) != count:
                 raise TrafficGradError(f"Fleet.{name} has {len(values)} entries for {count} controlled vehicles")
         for value in (*control, self.control if isinstance(self.control, str) else CONTROLS[0]):
             if value not in CONTROLS:
-                raise TrafficGradError(f"Fleet.control: unknown {value!r}{nearest_name(value, CONTROLS)}; valid are {', '.join(CONTROLS)}")
+                raise TrafficGradError(
+                    f"Fleet.control: unknown {value!r}{nearest_name(value, CONTROLS)}; valid are {', '.join(CONTROLS)}"
+                )
         object.__setattr__(self, "controlled", slots)
         object.__setattr__(self, "control", control)
         object.__setattr__(self, "follow_limit", limit)
@@ -186,7 +206,9 @@ class Action:
     """What the controlled vehicles do. Bounds belong to the environment. With a leading ``[T]`` it is an open-loop plan."""
 
     acceleration: Tensor  # [B, C] m/s2
-    lane: Tensor | None = None  # [B, C] float, + = left: above 1/3 asks for the left lane, below -1/3 for the right; None = keep
+    lane: Tensor | None = (
+        None  # [B, C] float, + = left: above 1/3 asks for the left lane, below -1/3 for the right; None = keep
+    )
     steering: Tensor | None = None  # [B, C] rad, front wheel angle (steered vehicles); None = straight
 
 

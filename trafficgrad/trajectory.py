@@ -106,7 +106,9 @@ class Trajectory:
                 dt = float(data["dt"])
             fields = {name: arrays[name] for name in names}
         except (KeyError, ValueError, OSError) as error:
-            raise TrafficGradError(f"{str(path)!r} is no trajectory: expected an .npz written by Trajectory.save") from error
+            raise TrafficGradError(
+                f"{str(path)!r} is no trajectory: expected an .npz written by Trajectory.save"
+            ) from error
         actions = None
         if "action_acceleration" in arrays:
             actions = Action(arrays["action_acceleration"], arrays.get("action_lane"), arrays.get("action_steering"))

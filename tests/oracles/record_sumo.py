@@ -1,10 +1,10 @@
-"""Record SUMO's IDM as golden trajectories: ``python tests/oracles/record_sumo.py`` (needs eclipse-sumo and libsumo 1.28).
+"""Record SUMO's IDM as golden trajectories: ``python tests/oracles/record_sumo.py`` (eclipse-sumo, libsumo 1.28).
 
 Two cases, each with the ballistic update and with SUMO's default (semi-implicit) Euler update, dt = 0.1 s:
 ``platoon``: ten followers that all differ behind a leader with a prescribed speed profile, 300 s;
 ``ring``: 22 equal vehicles on 230 m from standstill, vehicle 0 displaced by 1 m, 300 s (a native ring of four edges).
-Vehicle 0 leads; vehicle i follows i - 1. Files: ``tests/golden/sumo_<case>_<integrator>.npz``, float64, with ``position``
-and ``speed`` [seconds + 1, vehicles] once a second, every parameter [vehicles], and for the platoon ``leader_speed`` at
+Vehicle 0 leads; vehicle i follows i - 1. Files: ``tests/golden/sumo_<case>_<integrator>.npz``, float64, with
+``position`` and ``speed`` [seconds + 1, vehicles] once a second, every parameter [vehicles], and for the platoon ``leader_speed`` at
 every step. Time 0 is the end of SUMO's insertion step, in which an inserted vehicle stands still.
 """
 
@@ -14,6 +14,7 @@ import math
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import libsumo
@@ -61,7 +62,8 @@ def network(folder: Path, nodes: dict[str, tuple[float, float]], edges: list[tup
     rows = [f'<node id="{n}" x="{x}" y="{y}" type="priority"/>' for n, (x, y) in nodes.items()]
     (folder / "n.nod.xml").write_text(f"<nodes>{''.join(rows)}</nodes>")
     rows = [
-        f'<edge id="{e}" from="{a}" to="{b}" numLanes="1" speed="{FAST}" length="{length}"/>' for e, a, b, length in edges
+        f'<edge id="{e}" from="{a}" to="{b}" numLanes="1" speed="{FAST}" length="{length}"/>'
+        for e, a, b, length in edges
     ]
     (folder / "n.edg.xml").write_text(f"<edges>{''.join(rows)}</edges>")
     command = ["netconvert", "-n", "n.nod.xml", "-e", "n.edg.xml", "-o", "n.net.xml", "--no-internal-links", "true"]
@@ -86,7 +88,16 @@ def routes(folder: Path, drivers: dict[str, np.ndarray], starts: list[tuple[list
 
 def start(net: Path, rou: Path, integrator: str) -> None:
     """Start libsumo and run the insertion step."""
-    options = ["--collision.action", "warn", "--time-to-teleport", "-1", "--no-step-log", "true", "--step-length", str(DT)]
+    options = [
+        "--collision.action",
+        "warn",
+        "--time-to-teleport",
+        "-1",
+        "--no-step-log",
+        "true",
+        "--step-length",
+        str(DT),
+    ]
     libsumo.start(["sumo", "-n", str(net), "-r", str(rou), *options, *INTEGRATORS[integrator]])
     libsumo.simulationStep()
 
@@ -136,7 +147,9 @@ def record_ring(integrator: str) -> dict[str, np.ndarray]:
     return {"position": position, "speed": speed, "circumference": np.array(length), **drivers}
 
 
-def watch(count: int, steps: int, where, drive) -> tuple[np.ndarray, np.ndarray]:
+def watch(
+    count: int, steps: int, where: Callable[[int], float], drive: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
     """Step SUMO and read every vehicle once a second: position and speed [seconds + 1, count]."""
     every = round(1 / DT)
     position, speed = np.empty((steps // every + 1, count)), np.empty((steps // every + 1, count))
@@ -157,7 +170,7 @@ def main() -> None:
         for integrator in INTEGRATORS:
             path = GOLDEN / f"sumo_{case}_{integrator}.npz"
             partial = path.with_suffix(".partial.npz")
-            np.savez_compressed(partial, **record(integrator))
+            np.savez_compressed(partial, allow_pickle=False, **record(integrator))
             os.replace(partial, path)
             print(path, path.stat().st_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .scalar_traffic import SIDES, Road, Rules, Vehicle, View, feasible, incentives, stopped, views
+from .scalar_traffic import SIDES, Road, Rules, Vehicle, View, feasible, incentives, respond, views
 
 
 @dataclass
@@ -44,6 +44,8 @@ def lane_adjoint(
     """Straight-through adjoint of vehicle i's lane change in one step.
 
     ``a_bar`` are the cotangents of all accelerations after the stop rule, ``y_bar_next`` that of its lateral(t + dt).
+    B(.) is the whole response of a vehicle to a car-following acceleration (``respond``): the contrast of a controlled
+    vehicle that does not follow is 0.
     """
     me, seen, allowed = cars[i], views(rules, road, cars, i), feasible(rules, road, cars, i, time)
     q_bar = road.width[me.lane] * y_bar_next
@@ -62,9 +64,13 @@ def lane_adjoint(
         result.request = q_bar * sum(p * (k - q) * -(u - 2 * k / 3) / tau for k, p in pi.items())
         result.probability = pi
 
-    def bounded(car: Vehicle, acceleration: float) -> float:
-        value = stopped(rules, car, acceleration)
-        return value if rules.contrast_limits is None else min(max(value, rules.contrast_limits[0]), rules.contrast_limits[1])
+    def bounded(car: Vehicle, following: float) -> float:
+        value = respond(rules, car, following)
+        return (
+            value
+            if rules.contrast_limits is None
+            else min(max(value, rules.contrast_limits[0]), rules.contrast_limits[1])
+        )
 
     def contrast(side: View) -> float:  # what i's presence does to the follower there, times its cotangent
         if side.follower is None:
@@ -72,12 +78,8 @@ def lane_adjoint(
         car = cars[side.follower]
         return a_bar[side.follower] * (bounded(car, side.follower_with) - bounded(car, side.follower_without))
 
-    result.slope = membership_slopes(road, me.lane)
+    if rules.sides is not None or any(c.control == "lane" and c.request is not None for c in cars):
+        result.slope = membership_slopes(road, me.lane)  # where nobody can choose a lane, nothing is evaluated
     for k, slope in result.slope.items():
-        own = 0.0
-        if me.control is None or me.acceleration is None:
-            own = a_bar[i] * bounded(me, seen[k].own)
-        elif me.follow_limit:
-            own = a_bar[i] * bounded(me, min(me.acceleration, seen[k].own))
-        result.lateral += slope * (own + contrast(seen[k]))
+        result.lateral += slope * (a_bar[i] * bounded(me, seen[k].own) + contrast(seen[k]))
     return result

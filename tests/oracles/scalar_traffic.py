@@ -109,10 +109,7 @@ def idm(rules: Rules, road: Road, car: Vehicle, lane: int, gap: float, closing: 
     limit = road.speed_limit[lane] * car.speed_factor
     desired = car.desired_speed if car.desired_speed < limit else limit
     dynamic = car.speed * car.time_headway + car.speed * closing / (2 * math.sqrt(a * b))
-    if rules.desired_gap == "sumo":
-        wished = car.min_gap + max(0.0, dynamic)
-    else:
-        wished = max(0.0, car.min_gap + dynamic)
+    wished = max(0.0, car.min_gap + dynamic) if rules.desired_gap == "paper" else car.min_gap + max(0.0, dynamic)
     interaction = 0.0 if gap == math.inf else wished / max(gap, SMALLEST_GAP)
     return a * (1 - (car.speed / desired) ** car.exponent - interaction**2)
 
@@ -236,13 +233,18 @@ def accelerate(rules: Rules, road: Road, cars: list[Vehicle], i: int, noise: flo
     """Acceleration of vehicle i in its lane: model or action, noise, braking bound, follow limit, stop rule."""
     me = cars[i]
     leader, gap, _, _ = find(road, cars, i, me.lane)
-    following = behind(rules, road, cars, i, leader, gap)
-    acceleration = following if me.acceleration is None else me.acceleration
-    acceleration += me.acceleration_noise * math.sqrt(rules.dt) * noise
-    acceleration = max(acceleration, -rules.max_braking)
-    if me.follow_limit and me.acceleration is not None:
+    return respond(
+        rules, me, behind(rules, road, cars, i, leader, gap), me.acceleration_noise * math.sqrt(rules.dt) * noise
+    )
+
+
+def respond(rules: Rules, car: Vehicle, following: float, noise: float = 0.0) -> float:
+    """What ``car`` does where its car-following model says ``following``: B of the gradient formulas without noise."""
+    acceleration = following if car.acceleration is None else car.acceleration
+    acceleration = max(acceleration + noise, -rules.max_braking)
+    if car.follow_limit and car.acceleration is not None:
         acceleration = min(acceleration, following)
-    return stopped(rules, me, acceleration)
+    return stopped(rules, car, acceleration)
 
 
 def stopped(rules: Rules, car: Vehicle, acceleration: float) -> float:
@@ -291,7 +293,9 @@ def step(
         while position >= road.length[lane] and road.successor[lane] != -1:
             position -= road.length[lane]
             lane = road.successor[lane]
-        cooldown = max(0.0, car.cooldown - rules.dt)
+        cooldown = car.cooldown - rules.dt
+        if cooldown < 1e-3 * rules.dt:  # what rounding leaves of the last step is no step
+            cooldown = 0.0
         if changes[i] != 0:
             lane = road.beside(lane, changes[i])
             cooldown = car.change_cooldown if car.control is None else rules.choice_cooldown

@@ -44,7 +44,7 @@ def road_of(network: RoadNetwork) -> Road:
 
 
 def random_world(seed: int, most_per_lane: int = 12) -> World:
-    """1-4 lanes, a ring of 1-3 edges or an open road, 0-12 vehicles a lane: regular, on a grid with ties, or anywhere."""
+    """1-4 lanes, a ring or open road of 1-3 edges, 0-12 vehicles a lane: regular, on a grid with ties, or anywhere."""
     rng = random.Random(seed)
     lanes, edges, closed = rng.randint(1, 4), rng.randint(1, 3), rng.random() < 0.7
     counts = [rng.choice([0, 1, 2, rng.randint(0, most_per_lane)]) for _ in range(lanes)]
@@ -64,6 +64,10 @@ def random_world(seed: int, most_per_lane: int = 12) -> World:
         max_braking=rng.choice([math.inf, 4.0]),
         sides=rng.choice(["both", "both", "alternate", None]),
         memory=rng.choice([2.0, math.inf]),
+        choice_min_gap=rng.choice([0.5, 2.0]),
+        choice_safe_deceleration=rng.choice([4.0, 1e9]),
+        choice_own_deceleration=rng.choice([4.0, 1e9]),
+        choice_cooldown=rng.choice([0.0, 3.0]),
     )
     style = rng.choice(["regular", "grid", "anywhere"])
     alike = rng.random() < 0.3
@@ -78,7 +82,7 @@ def random_world(seed: int, most_per_lane: int = 12) -> World:
                 at = rng.uniform(0, extent)
             cars.append(place(road, edges, lane, at, rng, alike))
     rng.shuffle(cars)
-    for i in rng.sample(range(len(cars)), rng.randint(0, min(4, len(cars)))):
+    for i in rng.sample(range(len(cars)), rng.randint(0, min(8, len(cars)))):
         cars[i] = replace(cars[i], control=rng.choice(["acceleration", "lane"]), follow_limit=rng.random() < 0.5)
     return World(network, road, rules, cars, rng.randint(0, 40) * rules.dt, rng.sample(range(len(cars)), len(cars)))
 
@@ -87,11 +91,13 @@ def place(road: Road, edges: int, lane: int, at: float, rng: random.Random, alik
     """A random vehicle ``at`` metres from the start of the road in the ``lane``-th lane from the right."""
     first = [x for x in range(len(road.length)) if x not in road.successor or edges == 1]
     first = first or list(range(len(road.length) // edges))
-    here = [x for x in first if road.right[x] == -1][0]
+    here = next(x for x in first if road.right[x] == -1)
     for _ in range(lane):
         here = road.left[here]
     while at >= road.length[here] and road.successor[here] != -1:
         at, here = at - road.length[here], road.successor[here]
+    if road.successor[here] != -1 and rng.random() < 0.05:
+        at = road.length[here] - 0.5  # about to cross
     speed = rng.choice([0.0, 5.0, rng.uniform(0, 25)])
     cooldown = rng.choice([0.0, 0.0, 0.0, 0.05, 0.5, 1.3])
     if alike:
@@ -112,7 +118,7 @@ def place(road: Road, edges: int, lane: int, at: float, rng: random.Random, alik
         exponent=rng.uniform(2, 5),
         politeness=rng.choice([0.0, rng.uniform(0, 0.8)]),
         threshold=rng.uniform(0, 0.3),
-        safe_deceleration=rng.uniform(2, 6),
+        safe_deceleration=rng.choice([rng.uniform(2, 6), 1e9]),
         right_bias=rng.uniform(-0.1, 0.3),
         change_cooldown=rng.choice([0.0, 0.7, 3.0]),
         change_min_gap=rng.uniform(0.2, 2.0),
@@ -121,9 +127,10 @@ def place(road: Road, edges: int, lane: int, at: float, rng: random.Random, alik
 
 def random_actions(cars: list[Vehicle], rng: random.Random) -> list[Vehicle]:
     """The same vehicles with fresh actions on the controlled ones."""
-    requests = [-1.0, -0.34, -0.3, 0.0, 0.3, 0.34, 1.0, rng.uniform(-1, 1)]
+    requests = [-1.0, -1.0, -0.34, -0.3, 0.0, 0.3, 0.34, 1.0, 1.0, rng.uniform(-1, 1)]
     return [
-        c if c.control is None else replace(c, acceleration=rng.uniform(-4, 2), request=rng.choice(requests)) for c in cars
+        c if c.control is None else replace(c, acceleration=rng.uniform(-4, 2), request=rng.choice(requests))
+        for c in cars
     ]
 
 
@@ -136,7 +143,7 @@ def table(world: World, name: str) -> Tensor:
 
 
 def simulator_of(world: World, lane_gradient: LaneGradient | None = None, **parameters: Tensor) -> Simulator:
-    """The torch simulator of a world; ``parameters`` replace per-driver tables (to differentiate with respect to them)."""
+    """The torch simulator of a world; ``parameters`` replace per-driver tables (to differentiate by)."""
     rules, cars = world.rules, world.cars
 
     def get(name: str) -> Tensor:

@@ -42,7 +42,14 @@ class IDM(CarFollowing):
             raise TrafficGradError(
                 f"IDM.desired_gap: unknown {self.desired_gap!r}{nearest_name(str(self.desired_gap), DESIRED_GAPS)}; valid are sumo, paper"
             )
-        for name in ("desired_speed", "time_headway", "max_acceleration", "comfortable_deceleration", "min_gap", "exponent"):
+        for name in (
+            "desired_speed",
+            "time_headway",
+            "max_acceleration",
+            "comfortable_deceleration",
+            "min_gap",
+            "exponent",
+        ):
             value = getattr(self, name)
             lowest = 0.0 if name in ("time_headway", "min_gap") else None
             if isinstance(value, (int, float)) and (value < 0.0 if lowest is not None else not value > 0.0):

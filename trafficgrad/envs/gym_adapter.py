@@ -34,7 +34,9 @@ class _World:
         self.env, self.worlds = TrafficEnv(loaded), worlds
         vehicles = len(self.env.slots)
         per_vehicle = vehicles if self.env.agents is not None else 1
-        self.observation_space = spaces.Box(-np.inf, np.inf, (per_vehicle * len(self.env.observation_labels),), np.float32)
+        self.observation_space = spaces.Box(
+            -np.inf, np.inf, (per_vehicle * len(self.env.observation_labels),), np.float32
+        )
         self.action_space = spaces.Box(-1.0, 1.0, (per_vehicle * len(self.env.action_labels),), np.float32)
         self.generator = torch.Generator()
         self.state: TrafficEnvState | None = None
@@ -90,7 +92,10 @@ class TrafficGymEnv(gymnasium.Env[Array, Array]):
         self.world = _World(scenario, tuple(overrides), worlds=1, pool_size=1)
         self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": round(1 / (self.world.env.simulator.dt * self.world.env.scenario.simulation.decision_steps))}
+        self.metadata = {
+            **self.metadata,
+            "render_fps": round(1 / (self.world.env.simulator.dt * self.world.env.scenario.simulation.decision_steps)),
+        }
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Warm up fresh traffic."""
@@ -103,7 +108,7 @@ class TrafficGymEnv(gymnasium.Env[Array, Array]):
         info = {name: float(value[0]) for name, value in t.terms.items()}
         return _array(t.final_observation)[0], float(t.reward[0]), bool(t.terminated[0]), bool(t.truncated[0]), info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """An RGB frame in ``rgb_array`` mode."""
         return self.world.frame() if self.render_mode == "rgb_array" else None
 
@@ -121,7 +126,9 @@ class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         """Warm up a fresh pool. A list of seeds is read as its first: worlds share one stream of random numbers."""
         first = seed[0] if isinstance(seed, list) else seed
         return _array(self.world.reset(first).observation), {}
@@ -136,4 +143,10 @@ class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
             for i in done.nonzero()[0]:
                 final[i] = _array(t.final_observation)[i]
             info |= {"final_obs": final, "_final_obs": done}
-        return _array(t.observation), t.reward.double().cpu().numpy(), t.terminated.cpu().numpy(), t.truncated.cpu().numpy(), info
+        return (
+            _array(t.observation),
+            t.reward.double().cpu().numpy(),
+            t.terminated.cpu().numpy(),
+            t.truncated.cpu().numpy(),
+            info,
+        )

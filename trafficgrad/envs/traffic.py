@@ -67,21 +67,29 @@ class TrafficEnv(DifferentiableEnv):
     differentiable: ClassVar[bool] = True
 
     def __init__(
-        self, scenario: TrafficScenario, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        scenario: TrafficScenario,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """``seed`` draws the table of human drivers."""
         self.scenario, self.device, self.dtype = scenario, torch.device(device), dtype
         self.simulator = scenario.build(seed, dtype, device)
         self.slots = self.simulator.fleet.slots
         if len(self.slots) == 0:
-            raise TrafficGradError(f"scenario {scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least 1")
+            raise TrafficGradError(
+                f"scenario {scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least 1"
+            )
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
         self.human[self.slots] = False
         self._rewards = reward_terms(scenario.reward, self.human)
         shared = scenario.observation.shared
         self.agents = len(self.slots) if shared else None
         labels = local_labels(scenario.observation, self.simulator.network.max_lanes)
-        second = {"lane": ("lane_request",), "steered": ("steering",), "acceleration": ()}[scenario.vehicles.controlled.control]
+        second = {"lane": ("lane_request",), "steered": ("steering",), "acceleration": ()}[
+            scenario.vehicles.controlled.control
+        ]
         actions = ("acceleration", *second)
         every = range(len(self.slots))
         self.observation_labels = labels if shared else tuple(f"{c}: {x}" for c in every for x in labels)
@@ -116,7 +124,9 @@ class TrafficEnv(DifferentiableEnv):
         shape = (self.scenario.simulation.decision_steps, batch, self.scenario.total)
         return torch.randn(shape, dtype=self.dtype, device=self.device, generator=generator)
 
-    def step(self, env_state: TrafficEnvState, action: Tensor | None, noise: Tensor | None = None) -> tuple[TrafficEnvState, Transition]:
+    def step(
+        self, env_state: TrafficEnvState, action: Tensor | None, noise: Tensor | None = None
+    ) -> tuple[TrafficEnvState, Transition]:
         """One decision; see the class."""
         env_state, transition, _ = self.advance(env_state, action, noise)
         return env_state, transition
@@ -162,7 +172,9 @@ class TrafficEnv(DifferentiableEnv):
         if self.scenario.vehicles.controlled.control == "lane":
             parts.append(torch.zeros_like(parts[0]) if action.lane is None else action.lane)
         elif self.scenario.vehicles.controlled.control == "steered":
-            parts.append(torch.zeros_like(parts[0]) if action.steering is None else action.steering / control.steering_scale)
+            parts.append(
+                torch.zeros_like(parts[0]) if action.steering is None else action.steering / control.steering_scale
+            )
         row = torch.stack(parts, -1)
         return row if self.agents is not None else row.flatten(1)
 

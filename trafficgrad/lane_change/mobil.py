@@ -39,7 +39,9 @@ class MOBIL(LaneChange):
 
     def __post_init__(self) -> None:
         if self.sides not in SIDES:
-            raise TrafficGradError(f"MOBIL.sides: unknown {self.sides!r}{nearest_name(str(self.sides), SIDES)}; valid are both, alternate")
+            raise TrafficGradError(
+                f"MOBIL.sides: unknown {self.sides!r}{nearest_name(str(self.sides), SIDES)}; valid are both, alternate"
+            )
         for name in ("safe_deceleration", "cooldown", "min_gap"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and value < 0:

@@ -74,8 +74,13 @@ class RoadNetwork:
         self.speed_limit = torch.tensor([edge_speed_limit[lane.edge] for lane in self.lanes], dtype=torch.float64)
         self.lane_width = torch.tensor([edge_lane_width[lane.edge] for lane in self.lanes], dtype=torch.float64)
         last = [edge_lanes[lane.edge] - 1 for lane in self.lanes]
-        self.left = torch.tensor([a + 1 if lane.number < n else -1 for a, (lane, n) in enumerate(zip(self.lanes, last, strict=True))], dtype=torch.int64)
-        self.right = torch.tensor([a - 1 if lane.number > 0 else -1 for a, lane in enumerate(self.lanes)], dtype=torch.int64)
+        self.left = torch.tensor(
+            [a + 1 if lane.number < n else -1 for a, (lane, n) in enumerate(zip(self.lanes, last, strict=True))],
+            dtype=torch.int64,
+        )
+        self.right = torch.tensor(
+            [a - 1 if lane.number > 0 else -1 for a, lane in enumerate(self.lanes)], dtype=torch.int64
+        )
         self.edge = torch.tensor([lane.edge for lane in self.lanes], dtype=torch.int64)
         self.number = torch.tensor([lane.number for lane in self.lanes], dtype=torch.int64)
         leaving: dict[Hashable, list[int]] = {}
@@ -106,7 +111,9 @@ class RoadNetwork:
                 lanes (right of way and routes are not modelled yet).
         """
         if not isinstance(graph, nx.MultiDiGraph):
-            raise TrafficGradError(f"RoadNetwork.from_graph expects a networkx.MultiDiGraph, got {type(graph).__name__}")
+            raise TrafficGradError(
+                f"RoadNetwork.from_graph expects a networkx.MultiDiGraph, got {type(graph).__name__}"
+            )
         if graph.number_of_edges() == 0:
             raise TrafficGradError("the road graph has no edges: add at least one with a length")
         nodes = tuple(graph.nodes)
@@ -120,7 +127,11 @@ class RoadNetwork:
             name = f"edge {u!r} -> {v!r}"
             line = _centre_line(name, position[u], position[v], data.get("geometry"))
             length = float(data.get("length", (line[1:] - line[:-1]).norm(dim=-1).sum()))
-            count, limit, width = data.get("lanes", 1), float(data.get("speed_limit", math.inf)), float(data.get("lane_width", 3.5))
+            count, limit, width = (
+                data.get("lanes", 1),
+                float(data.get("speed_limit", math.inf)),
+                float(data.get("lane_width", 3.5)),
+            )
             if not (length > 0 and math.isfinite(length)):
                 raise TrafficGradError(f"{name}: length must be a finite number of metres > 0, got {length}")
             if isinstance(count, bool) or int(count) != count or count < 1:

@@ -1,0 +1,123 @@
+"""What the documents say is true: every program in them runs, every command exists, every table is current."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trafficgrad.agents.experiment import TrainingConfig
+from trafficgrad.scenario_config import parse_scenario
+from trafficgrad.scenario_reference import reference
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Arguments that make an example short; what needs hours is shown that it starts.
+EXAMPLES: dict[str, list[str]] = {"calibrate.py": [], "mpc.py": [], "ring_study.py": ["--help"]}
+MAIN = (
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "
+    ".venv/bin/trafficgrad train scenarios/ring_4lane.yaml"
+)
+TESTS = 'python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ".[dev]" && .venv/bin/python -m pytest'
+
+
+def _blocks(language: str) -> list[tuple[str, str]]:
+    """Name and text of every code block of a language in the documents."""
+    found = []
+    for document in DOCUMENTS:
+        for i, match in enumerate(re.finditer(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)):
+            found.append((f"{document.name}-{i}", match.group(1)))
+    return found
+
+
+PROGRAMS = {name: text for name, text in _blocks("python") if not text.startswith("# examples/")}
+COPIES = {name: text for name, text in _blocks("python") if text.startswith("# examples/")}
+
+
+def _run(arguments: list[str], folder: Path) -> str:
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_the_two_commands_stand_on_lines_of_their_own():
+    assert f"\n{MAIN}\n" in README
+    assert f"\n{TESTS}\n" in README
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_in_documents_run(name, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAMS[name])
+    _run(["program.py"], tmp_path)
+
+
+def test_every_example_is_run():
+    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name, tmp_path):
+    printed = _run([str(ROOT / "examples" / name), *EXAMPLES[name]], tmp_path)
+    if name == "calibrate.py":
+        headways = [float(x) for x in re.findall(r"\d\.\d+", printed.splitlines()[-1])]
+        truth = [0.8 + 0.8 * i / 9 for i in range(9)]
+        assert len(headways) == 9
+        assert max(abs(a - b) for a, b in zip(headways, truth, strict=True)) < 0.011
+    if name == "mpc.py":
+        costs = [float(x) for x in re.findall(r"cost +([\d.]+)", printed)]
+        assert len(costs) == 10 and costs[-1] < 0.1 * costs[0]
+
+
+def test_examples_are_copied_word_for_word():
+    assert len(COPIES) == 2
+    for text in COPIES.values():
+        title, _, body = text.partition("\n")
+        assert body == (ROOT / title.removeprefix("# ")).read_text()
+
+
+def test_scenarios_in_documents_load():
+    blocks = _blocks("yaml")
+    assert blocks
+    for name, text in blocks:
+        parse_scenario(text, name).validate_training(TrainingConfig)
+
+
+def test_the_reference_is_current():
+    text = (ROOT / "docs" / "scenarios.md").read_text()
+    assert text.endswith(reference(TrainingConfig).rstrip() + "\n"), "run: trafficgrad schema --markdown"
+
+
+def test_commands_in_documents_exist(capsys):
+    from trafficgrad.cli import app
+
+    mentioned = set()
+    for document in DOCUMENTS:
+        for command in re.findall(r"(?:^|`|/)trafficgrad ([a-z]+)([^`\n|]*)", document.read_text(), re.M):
+            mentioned.add((command[0], tuple(re.findall(r"--[a-z]+", command[1]))))
+    assert {"train", "evaluate", "render", "simulate", "scenarios", "schema", "bench"} <= {
+        name for name, _ in mentioned
+    }
+    for name, options in sorted(mentioned):
+        app([name, "--help"], standalone_mode=False)
+        printed = capsys.readouterr().out
+        for option in options:
+            assert option in printed, f"trafficgrad {name} has no {option}"
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,118 @@
+"""Looking at a scenario or a trained policy: one recorded episode, as a window, a film or a time-space diagram."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trafficgrad import render
+from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes
+from trafficgrad.agents.evaluation import LoadedRun, load_run
+from trafficgrad.envs.traffic import TrafficEnv
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.scenario_config import Scenario, load_scenario
+from trafficgrad.simulator import Simulator
+from trafficgrad.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Show:
+    """Recorded episodes, of which the first world is shown."""
+
+    title: str
+    folder: Path  # where its pictures go
+    simulator: Simulator
+    trajectory: Trajectory
+    reward: torch.Tensor  # [T], of the decision that each simulator step belongs to
+
+
+def is_run(target: str | Path) -> bool:
+    """Whether ``target`` means a trained policy (run folder, checkpoint, name of a shipped one) or a scenario."""
+    path = Path(target)
+    if path.exists():
+        return path.is_dir() or path.suffix == ".pt"
+    return importlib.resources.files("trafficgrad.scenarios").joinpath(f"{target}.pt").is_file()
+
+
+def perform(
+    target: str | Path,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    seconds: float | None = None,
+) -> Show:
+    """Drive one held-out episode and record it.
+
+    Parameters:
+        target: a run or a checkpoint: its deterministic policy drives; or a scenario: human-only traffic.
+        seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
+
+    Raises:
+        TrafficGradError: neither a run nor a scenario, a device that is not there, a length that is not positive.
+    """
+    run = load_run(target, device, overrides) if is_run(target) else None
+    scenario = load_scenario(target, overrides) if run is None else run.scenario
+    env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
+    controller = None if run is None else policy_controller(run.policy)
+    episode = run_episodes(env, controller, held_out_traffic(env, [seed]), record=True)
+    return show_of(env, episode, run)
+
+
+def show_of(env: TrafficEnv, episodes: Episodes, run: LoadedRun | None = None) -> Show:
+    """The first world of recorded episodes, driven by the policy of ``run`` or by human drivers."""
+    if episodes.trajectory is None:
+        raise TrafficGradError("these episodes were not recorded: run them with record=True")
+    name, steps = env.scenario.name, env.scenario.simulation.decision_steps
+    title = f"{name}, human drivers only" if run is None else f"{name}, policy of {run.name}"
+    folder = Path("runs") / (f"{name}_human" if run is None else f"{name}_shipped")
+    if run is not None and run.folder is not None:
+        folder = run.folder
+    reward = episodes.rewards[:, 0].repeat_interleave(steps)
+    return Show(title, folder, env.simulator, episodes.trajectory, reward)
+
+
+def film(
+    show: Show, output: Path | None = None, speed: float = 4.0, size: tuple[int, int] = (1280, 720)
+) -> Path | None:
+    """Play the episode in a window where there is a screen and no ``output`` is asked for; else write a film.
+
+    Parameters:
+        output: .mp4, .gif or .png (the last moment). speed: simulated seconds per second. size: px.
+
+    Returns:
+        The file written, or None after a window.
+    """
+    source = render.TrajectoryFrames.of(show.trajectory, show.simulator, captions={"reward": show.reward})
+    if output is None and render.can_open_window():
+        render.show(source, title=show.title, size=size, time_factor=speed)
+        return None
+    path = output or show.folder / "episode.mp4"
+    return render.record(source, path, title=show.title, size=size, time_factor=speed)
+
+
+def time_space_diagram(show: Show, path: Path | None = None) -> Path:
+    """Draw who was where when, one panel a lane; default: ``time_space.png`` in the show's folder."""
+    fleet = show.simulator.fleet
+    path = path or show.folder / "time_space.png"
+    return render.time_space_diagram(
+        show.trajectory, show.simulator.network, path, controlled=fleet.controlled, title=show.title
+    )
+
+
+def learning_curve(run: Path) -> Path:
+    """Draw the ``metrics.csv`` of a run folder as ``learning_curve.png`` beside it."""
+    return render.learning_curve(run / "metrics.csv", run / "learning_curve.png", title=run.name)
+
+
+def _shortened(scenario: Scenario, seconds: float) -> Scenario:
+    """The scenario with an episode of about ``seconds``, at most its own."""
+    if not 0 < seconds < float("inf"):
+        raise TrafficGradError(f"seconds must be a number > 0, got {seconds}")
+    simulation = scenario.simulation
+    decisions = round(seconds / (simulation.dt * simulation.decision_steps))
+    steps = max(1, min(scenario.horizon, decisions)) * simulation.decision_steps
+    return scenario.model_copy(update={"simulation": simulation.model_copy(update={"horizon_steps": steps})})

@@ -1,0 +1,82 @@
+"""The reference of scenario files as Markdown, printed by ``trafficgrad schema --markdown``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trafficgrad.scenario_models import Uniform
+from trafficgrad.traffic_scenario import TrafficScenario
+
+_PLAIN = {float: "number", int: "integer", bool: "true or false", str: "text", NoneType: "null", dict: "mapping"}
+
+
+def reference(training: type[BaseModel]) -> str:
+    """A table for every section of a scenario file: keys, what they take, defaults, meaning and units.
+
+    Parameters:
+        training: model of the ``training`` section, which is checked above this layer.
+    """
+    return "\n".join([*_sections(TrafficScenario, ""), *_sections(training, "training")])
+
+
+def _sections(model: type[BaseModel], title: str) -> Iterator[str]:
+    if title:
+        yield f"### {title}\n\n{' '.join((model.__doc__ or '').split())}\n"
+    yield "| key | takes | default | meaning |\n|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        yield f"| `{name}` | {_takes(field.annotation)} | {_default(field)} | {_meaning(name, field)} |"
+    yield ""
+    for name, field in model.model_fields.items():
+        below = _models(field.annotation)
+        for part in below:
+            kind = f" (kind: {get_args(part.model_fields['kind'].annotation)[0]})" if len(below) > 1 else ""
+            yield from _sections(part, f"{title.partition(' ')[0]}.{name}{kind}".lstrip("."))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [] if annotation is Uniform else [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _takes(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _takes(parts[0])
+    if origin is Literal:
+        return ", ".join(str(part) for part in parts)
+    if origin is list or parts[-1:] == (Ellipsis,):
+        return f"list: {_takes(parts[0])}"
+    if origin is tuple:
+        return "[lowest, highest]"
+    if annotation is Uniform:
+        return "{uniform: [lowest, highest]}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    if origin in _PLAIN or annotation in _PLAIN:
+        return _PLAIN[origin or annotation]
+    return " or ".join(dict.fromkeys(_takes(part) for part in parts))
+
+
+def _meaning(name: str, field: FieldInfo) -> str:
+    if name == "kind" and field.description is None:
+        return "what this section describes"
+    return field.description or "see below"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel) or value in ({}, ()):
+        return ""
+    return value if isinstance(value, str) and value else json.dumps(value)
