@@ -70,7 +70,10 @@ def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> None:
     keep(RESULTS / f"{scenario}.csv", record, ("row", "seed"))
     for line in judged:
         point = {"row": row, "seed": seed, "decisions": line["decisions"], "reward": line["score"]}
-        point |= {name: line.get(f"evaluation/{name}", "") for name in ("late_speed_error", "late_mean_speed", "late_speed_deviation")}
+        point |= {
+            name: line.get(f"evaluation/{name}", "")
+            for name in ("late_speed_error", "late_mean_speed", "late_speed_deviation")
+        }
         keep(RESULTS / f"{scenario}_curves.csv", point, ("row", "seed", "decisions"))
     print(f"{row}, seed {seed}: reward {record['reward']}, {record['minutes']} min", flush=True)
 
@@ -121,7 +124,10 @@ def print_table(scenario: str) -> None:
     with (RESULTS / f"{scenario}.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     shown = [name for name in MEASURES if any(line.get(name) for line in lines)]
-    grid = Table(title=f"{scenario}: {SEEDS} held-out traffic seeds; mean over training seeds [lowest, highest]", title_justify="left")
+    grid = Table(
+        title=f"{scenario}: {SEEDS} held-out traffic seeds; mean over training seeds [lowest, highest]",
+        title_justify="left",
+    )
     for name in ("row", "seeds", *shown, "decisions to gate", "minutes"):
         grid.add_column(name.replace("_", " "), justify="left" if name == "row" else "right")
     rows: dict[str, list[dict[str, str]]] = {}
@@ -133,9 +139,17 @@ def print_table(scenario: str) -> None:
             values = [float(line[name]) for line in group]
             mean = sum(values) / len(values)
             cells.append(f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} [{min(values):.3f}, {max(values):.3f}]")
-        gates = ", ".join(f"{int(line['decisions_to_gate']) // 1000}k" if line.get("decisions_to_gate") else "-" for line in group)
+        gates = ", ".join(
+            f"{int(line['decisions_to_gate']) // 1000}k" if line.get("decisions_to_gate") else "-" for line in group
+        )
         times = [float(line["minutes"]) for line in group if line.get("minutes")]
-        grid.add_row(row, str(len(group)) if group[0]["seed"] else "-", *cells, gates, f"{sum(times) / len(times):.1f}" if times else "")
+        grid.add_row(
+            row,
+            str(len(group)) if group[0]["seed"] else "-",
+            *cells,
+            gates,
+            f"{sum(times) / len(times):.1f}" if times else "",
+        )
     Console(width=200).print(grid)
 
 
@@ -152,7 +166,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         rows = options.rows or [row for row in ROWS if options.scenario == "ring_4lane" or "lane head" not in row]
-        jobs = [(options.scenario, row, seed, options.runs, tuple(options.set)) for row in rows for seed in options.seeds]
+        jobs = [
+            (options.scenario, row, seed, options.runs, tuple(options.set)) for row in rows for seed in options.seeds
+        ]
         evaluate_fixed(options.scenario)
         with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
             for _ in pool.imap_unordered(work, jobs):

@@ -45,7 +45,7 @@ def differentiate(world: World, cotangents: dict[str, list[float]]) -> dict[str,
         inputs["request"] = action.lane.clone().requires_grad_()
         action = Action(action.acceleration, inputs["request"])
     state = replace(state, **{name: inputs[name] for name in ("position", "speed", "lateral")})
-    after = simulator_of(world, **tables).step(state, action)
+    after = simulator_of(world, None, **tables).step(state, action)
     outputs = [getattr(after, name) for name in cotangents]
     weights = [torch.tensor([values], dtype=torch.float64) for values in cotangents.values()]
     inputs |= tables
@@ -174,7 +174,7 @@ def test_forward_values_do_not_depend_on_the_gradient_mode() -> None:
     for seed, world in gradient_worlds(range(5000, 5080)):
         outcomes: list[TrafficState] = []
         for mode in ("blocked", "straight_through"):
-            simulator = simulator_of(world, LaneGradient(mode=mode))  # type: ignore[arg-type]
+            simulator = simulator_of(world, LaneGradient(mode=mode))
             state = replace(state_of(world), speed=state_of(world).speed.requires_grad_())
             for _ in range(3):
                 state = simulator.step(state, action_of(world.cars))

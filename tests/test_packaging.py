@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import functools
 import subprocess
 import sys
@@ -157,6 +158,15 @@ def test_package_list_equals_the_folders():
     assert sorted(project["packages"]) == sorted(_folders())
     for name in LINKS:
         assert project["package-dir"][f"trafficgrad.{name}"] == name
+
+
+def test_every_file_of_a_package_is_shipped():
+    patterns = _project()["tool"]["setuptools"]["package-data"]
+    for package, folder in _folders().items():
+        for file in folder.iterdir():
+            if file.is_file() and file.suffix != ".py":
+                shipped = any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns.get(package, ()))
+                assert shipped, f"{file} is not in package-data"
 
 
 @pytest.mark.parametrize("name", LINKS)

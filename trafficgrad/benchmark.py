@@ -221,8 +221,8 @@ def _sumo_ring(folder: Path, size: Size) -> tuple[str, str]:
         edge = int(place // side)
         route = " ".join(f"e{(edge + k) % 4}" for k in range(400))
         vehicles.append(
-            f'<vehicle id="{i}" type="car" depart="0" departLane="{i % size.lanes}" departPos="{place - edge * side:.2f}" '
-            f'departSpeed="8"><route edges="{route}"/></vehicle>'
+            f'<vehicle id="{i}" type="car" depart="0" departLane="{i % size.lanes}" '
+            f'departPos="{place - edge * side:.2f}" departSpeed="8"><route edges="{route}"/></vehicle>'
         )
     kind = '<vType id="car" carFollowModel="IDM" accel="1.2" decel="1.5" tau="1.1" minGap="2" maxSpeed="25" sigma="0"/>'
     (folder / "ring.rou.xml").write_text(f"<routes>{kind}{''.join(vehicles)}</routes>")
@@ -231,7 +231,8 @@ def _sumo_ring(folder: Path, size: Size) -> tuple[str, str]:
 
 def _table(rows: list[Row], threads: int, dtype: torch.dtype) -> Table:
     grid = Table(
-        title=f"million vehicle-steps per second; {threads} thread(s), {str(dtype).removeprefix('torch.')}, torch {torch.__version__}; "
+        title=f"million vehicle-steps per second; {threads} thread(s), {str(dtype).removeprefix('torch.')}, "
+        f"torch {torch.__version__}; "
         f"forward + backward over {STEPS} steps",
         title_justify="left",
     )

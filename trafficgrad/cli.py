@@ -153,7 +153,7 @@ def scenarios() -> None:
 
 @app.command()
 def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As tables: docs/scenarios.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As tables, docs/settings.md.")] = False,
 ) -> None:
     """Print the JSON schema of scenario files."""
     from trafficgrad.agents.experiment import TrainingConfig

@@ -1,4 +1,4 @@
-"""From accelerations to motion: integrators with a stop at standstill, and the kinematic bicycle of steered vehicles."""
+"""From accelerations to motion: integrators with a stop at standstill, and the bicycle of steered vehicles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BicycleMotion(NamedTuple):
 def kinematic_bicycle(
     speed: Tensor, heading: Tensor, acceleration: Tensor, steering: Tensor, length: Tensor | float, dt: float
 ) -> BicycleMotion:
-    """Explicit Euler step of the kinematic bicycle whose wheelbase is the vehicle's length and whose centre is its middle.
+    """Explicit Euler step of the kinematic bicycle; its wheelbase is the vehicle's length, its centre the middle.
 
     beta = atan(tan(delta) / 2); the centre moves along heading + beta; the heading turns by v sin(beta) / (L / 2).
     All tensors share one shape; ``heading`` in rad relative to the lane, ``steering`` the front wheel angle in rad.

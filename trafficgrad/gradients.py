@@ -47,11 +47,13 @@ class LaneGradient:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise TrafficGradError(
-                f"LaneGradient.mode: unknown {self.mode!r}{nearest_name(str(self.mode), MODES)}; valid are {', '.join(MODES)}"
+                f"LaneGradient.mode: unknown {self.mode!r}{nearest_name(str(self.mode), MODES)}; "
+                f"valid are {', '.join(MODES)}"
             )
         if self.choices not in CHOICES:
             raise TrafficGradError(
-                f"LaneGradient.choices: unknown {self.choices!r}{nearest_name(str(self.choices), CHOICES)}; valid are {', '.join(CHOICES)}"
+                f"LaneGradient.choices: unknown {self.choices!r}{nearest_name(str(self.choices), CHOICES)}; "
+                f"valid are {', '.join(CHOICES)}"
             )
         for name in ("temperature", "choice_temperature", "memory", "transition_width"):
             if not getattr(self, name) > 0:

@@ -1,9 +1,8 @@
-"""The lane stages of a simulation step: who wants and may change, what that does to gradients, and the change itself."""
+"""The lane stages of a simulation step: who wants and may change, what that means for gradients, and the change."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -173,24 +172,25 @@ def membership_terms(
         there = followers.clamp(min=0)
         flat = there.reshape(state.worlds, -1)
 
-        def done(acceleration: Tensor, v: Tensor) -> Tensor:
-            floored = acceleration.clamp(min=-sim.max_braking) if math.isfinite(sim.max_braking) else acceleration
-            return clamp_contrast(stop_rule(floored, v, sim.dt), gradient.contrast_limits)
-
         def in_all_lanes(sides: Tensor, here: Tensor) -> Tensor:
             return torch.stack([sides[..., 0], here, sides[..., 1]], -1)
 
         own = _all_lanes(evaluation)
         with_it = in_all_lanes(evaluation.follower_with, evaluation.old_follower_with)
         without = in_all_lanes(evaluation.follower_without, evaluation.old_follower_without)
+        # What a controlled vehicle does at most; it brakes for others without a floor (follow_limit comes last).
+        cap = torch.full_like(speed, torch.inf)
         if action is not None and len(fleet.slots):
-            # Controlled vehicles brake for others but never accelerate beyond their action.
-            cap = torch.full_like(speed, torch.inf).index_copy(1, fleet.slots, action.acceleration)
-            cap_there = cap.gather(1, flat).reshape(there.shape)
-            own = torch.minimum(own, cap[:, chosen, None])
-            with_it, without = torch.minimum(with_it, cap_there), torch.minimum(without, cap_there)
-        v_there = speed.gather(1, flat).reshape(there.shape)
-        own, effect = done(own, speed[:, chosen, None]), done(with_it, v_there) - done(without, v_there)
+            cap = cap.index_copy(1, fleet.slots, action.acceleration.clamp(min=-sim.max_braking))
+        cap_there, v_there = (x.gather(1, flat).reshape(there.shape) for x in (cap, speed))
+
+        def done(acceleration: Tensor, limit: Tensor, v: Tensor) -> Tensor:
+            ordinary = acceleration.clamp(min=-sim.max_braking)
+            response = torch.where(torch.isinf(limit), ordinary, torch.minimum(limit, acceleration))
+            return clamp_contrast(stop_rule(response, v, sim.dt), gradient.contrast_limits)
+
+        own = done(own, cap[:, chosen, None], speed[:, chosen, None])
+        effect = done(with_it, cap_there, v_there) - done(without, cap_there, v_there)
         if action is not None and not all(fleet.limited):
             # Without follow_limit the acceleration is the action, whoever is in front.
             deaf = fleet.mask(state.vehicles, [c for c, limited in enumerate(fleet.limited) if not limited])
@@ -210,6 +210,7 @@ def membership_terms(
 def change_lanes(
     sim: Simulator, state: TrafficState, moved: TrafficState, displacement: Tensor, view: View, decision: LaneDecision
 ) -> TrafficState:
+    """Carry the decisions out, unless a gap has become too small in the meantime."""
     if sim.network.max_lanes == 1 and not sim.fleet.rows("steered"):
         return moved
     lane, lateral, cooldown = moved.lane, moved.lateral, moved.cooldown

@@ -114,7 +114,7 @@ def _around(distance: Tensor, circumference: Tensor) -> Tensor:
 
 
 def _soft_one_hot(index: Tensor, offset: Tensor, lanes: int) -> Tensor:
-    """One-hot of the lane with the central slope of hat functions in ``offset`` (in lanes, 0 forward when bound to lanes)."""
+    """One-hot of the lane with the central slope of hat functions in ``offset`` (in lanes)."""
     k = torch.arange(lanes, device=index.device)
     hot = (index[..., None] == k).to(offset.dtype)
     slope = 0.5 * ((index[..., None] + 1 == k).to(offset.dtype) - (index[..., None] - 1 == k).to(offset.dtype))

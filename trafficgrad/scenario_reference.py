@@ -22,7 +22,8 @@ def reference(training: type[BaseModel]) -> str:
     Parameters:
         training: model of the ``training`` section, which is checked above this layer.
     """
-    return "\n".join([*_sections(TrafficScenario, ""), *_sections(training, "training")])
+    title = "# Settings of a scenario file\n\nPrinted by `trafficgrad schema --markdown`.\n"
+    return "\n".join([title, *_sections(TrafficScenario, ""), *_sections(training, "training")]).rstrip()
 
 
 def _sections(model: type[BaseModel], title: str) -> Iterator[str]:

@@ -60,7 +60,8 @@ class Simulator:
         ):
             if value not in valid:
                 raise TrafficGradError(
-                    f"Simulator.{name}: unknown {value!r}{nearest_name(str(value), valid)}; valid are {', '.join(valid)}"
+                    f"Simulator.{name}: unknown {value!r}{nearest_name(str(value), valid)}; "
+                    f"valid are {', '.join(valid)}"
                 )
         if not (self.dt > 0 and math.isfinite(self.dt)):
             raise TrafficGradError(f"Simulator.dt must be a finite number of seconds > 0, got {self.dt}")
@@ -166,7 +167,8 @@ class Simulator:
                 continue
             if tuple(value.shape) != shape:
                 raise TrafficGradError(
-                    f"Action.{name} must have shape {list(shape)} ([..., worlds, controlled vehicles]), got {list(value.shape)}"
+                    f"Action.{name} must have shape {list(shape)} ([..., worlds, controlled vehicles]), "
+                    f"got {list(value.shape)}"
                 )
             # On other devices looking at values would wait for them; there a NaN shows in the state.
             if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
@@ -212,7 +214,7 @@ class Simulator:
     def _move(
         self, state: TrafficState, view: View, acceleration: Tensor, carried: Tensor | None, action: Action | None
     ) -> tuple[TrafficState, Tensor]:
-        """Integrate and cross edge ends; lanes beside are not entered yet. Returns the displacement along the road too."""
+        """Integrate and cross edge ends; lanes beside are not entered yet. Also returns the displacement."""
         displacement, speed = integrate(state.speed, acceleration, carried, self.dt, self.integrator)
         lateral = state.lateral * self.lane_gradient.decay(self.dt)
         heading = state.heading

@@ -140,7 +140,7 @@ _VEHICLE_FIELDS = (
 
 @dataclass(frozen=True)
 class Fleet:
-    """Bodies and roles. ``length`` to ``speed_factor`` are per driver; ``control`` and ``follow_limit`` per controlled vehicle.
+    """Bodies and roles. ``length`` to ``speed_factor`` are per driver, the rest per controlled vehicle.
 
     Controls: ``"acceleration"`` (bound to its lane), ``"lane"`` (acceleration and a lane request), ``"steered"``
     (acceleration and steering, kinematic bicycle). One value serves all controlled vehicles. A controlled vehicle with
@@ -203,7 +203,7 @@ class Fleet:
 @register_record
 @dataclass(frozen=True)
 class Action:
-    """What the controlled vehicles do. Bounds belong to the environment. With a leading ``[T]`` it is an open-loop plan."""
+    """What the controlled vehicles do. Bounds belong to the environment. Fields [T, B, C] make an open-loop plan."""
 
     acceleration: Tensor  # [B, C] m/s2
     lane: Tensor | None = (
@@ -215,7 +215,7 @@ class Action:
 @register_record
 @dataclass(frozen=True)
 class Neighbors:
-    """Who surrounds whom; last dimension: right, own, left lane. Missing neighbours: index -1, gap +inf, closing speed 0."""
+    """Who surrounds whom; last dimension: right, own, left lane. Missing: index -1, gap +inf, closing speed 0."""
 
     leader: Tensor  # [B, N, 3] int64
     follower: Tensor  # [B, N, 3] int64

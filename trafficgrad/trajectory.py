@@ -21,7 +21,7 @@ from trafficgrad.tree import register_record
 @register_record
 @dataclass(frozen=True)
 class Trajectory:
-    """``T`` steps of ``B`` worlds: the state's fields at T+1 times and the actions taken between them; differentiable."""
+    """``T`` steps of ``B`` worlds: states at T+1 times and the actions taken between them; differentiable."""
 
     position: Tensor  # [T+1, B, N] m
     speed: Tensor  # [T+1, B, N] m/s

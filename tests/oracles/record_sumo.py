@@ -4,8 +4,8 @@ Two cases, each with the ballistic update and with SUMO's default (semi-implicit
 ``platoon``: ten followers that all differ behind a leader with a prescribed speed profile, 300 s;
 ``ring``: 22 equal vehicles on 230 m from standstill, vehicle 0 displaced by 1 m, 300 s (a native ring of four edges).
 Vehicle 0 leads; vehicle i follows i - 1. Files: ``tests/golden/sumo_<case>_<integrator>.npz``, float64, with
-``position`` and ``speed`` [seconds + 1, vehicles] once a second, every parameter [vehicles], and for the platoon ``leader_speed`` at
-every step. Time 0 is the end of SUMO's insertion step, in which an inserted vehicle stands still.
+``position`` and ``speed`` [seconds + 1, vehicles] once a second, every parameter [vehicles], and for the platoon
+``leader_speed`` at every step. Time 0 is the end of SUMO's insertion step, in which an inserted vehicle stands still.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class IDM(CarFollowing):
     def __post_init__(self) -> None:
         if self.desired_gap not in DESIRED_GAPS:
             raise TrafficGradError(
-                f"IDM.desired_gap: unknown {self.desired_gap!r}{nearest_name(str(self.desired_gap), DESIRED_GAPS)}; valid are sumo, paper"
+                f"IDM.desired_gap: unknown {self.desired_gap!r}{nearest_name(str(self.desired_gap), DESIRED_GAPS)}; "
+                "valid are sumo, paper"
             )
         for name in (
             "desired_speed",

@@ -1,4 +1,4 @@
-"""What an environment is: pure functions ``reset`` and ``step`` on batches of worlds, differentiable where it says so."""
+"""What an environment is: pure functions ``reset`` and ``step`` on batches of worlds, differentiable where told."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Traffic scenarios through gymnasium, without gradients: one world (``Env``) or a batch (``VectorEnv``).
 
 Observations and actions are flat numpy vectors: the rows of the controlled vehicles joined. Actions are normalised:
--1 and 1 are the scenario's bounds of acceleration (and steering); a lane request above 1/3 means left, below -1/3 right.
+-1 and 1 are the scenario's bounds of acceleration (and steering); a lane request above 1/3 means left, below -1/3
+right.
 """
 
 from __future__ import annotations

@@ -55,10 +55,11 @@ class TrafficEnvState:
 class TrafficEnv(DifferentiableEnv):
     """A traffic scenario as environment.
 
-    An action row holds the acceleration (in units of the scenario's ``acceleration_scale``, clipped to its bounds with
-    slope 0 outside) and, depending on the control, the lane request (above 1/3 left, below -1/3 right) or the steering.
-    The acceleration is held for ``decision_steps`` simulator steps. The lane request is offered in each of them until it
-    is granted; its gradient is that of the granting step, or the mean over the offers if none was granted.
+    An action row holds the acceleration (in units of the scenario's ``acceleration_scale``, clipped to its bounds
+    with slope 0 outside) and, depending on the control, the lane request (above 1/3 left, below -1/3 right) or the
+    steering. The acceleration is held for ``decision_steps`` simulator steps. The lane request is offered in each of
+    them until it is granted; its gradient is that of the granting step, or the mean over the offers if none was
+    granted.
 
     ``step(..., action=None)`` lets the controlled vehicles drive like everybody else.
     An overlap of two vehicles is a collision and ends the episode.

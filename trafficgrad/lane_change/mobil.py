@@ -24,9 +24,9 @@ class MOBIL(LaneChange):
     """Change to lane k when it is safe and U_k = A_k - A_0 + p [(N'_k - N_k) + (O' - O)] - threshold - k bias > 0.
 
     Safe: both gaps at least ``min_gap`` and the new follower's acceleration N'_k >= -``safe_deceleration``.
-    ``right_bias`` makes the right lane (k = -1) more attractive and the left one less. ``sides = "alternate"`` considers
-    one side a step, by the parity of round(time / dt), left at even ones: it stops the ping-pong of vehicles that look
-    both ways in every step.
+    ``right_bias`` makes the right lane (k = -1) more attractive and the left one less. ``sides = "alternate"``
+    considers one side a step, by the parity of round(time / dt), left at even ones: it stops the ping-pong of vehicles
+    that look both ways in every step.
     """
 
     politeness: PerDriver = 0.0  # p, -

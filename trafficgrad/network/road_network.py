@@ -49,7 +49,7 @@ class RoadNetwork:
     """Immutable road network. Make one with :meth:`from_graph` or a builder such as :func:`trafficgrad.network.ring`.
 
     Attributes:
-        nodes: node names. node_position: [nodes, 2] m. edges: (from, to, key) of each edge. lanes: tuple of :class:`Lane`.
+        nodes: node names. node_position: [nodes, 2] m. edges: (from, to, key) of each. lanes: tuple of :class:`Lane`.
         lane_length, speed_limit (m/s, may be inf), lane_width: [A] float64.
         left, right: [A] int64 lane beside, -1 = none. successors: [A, S] int64 lanes that follow, -1 = padding.
         geometry: per edge the centre line, [K, 2] m. routes: [R, S] int64 edges of fixed routes (none yet).
@@ -96,7 +96,9 @@ class RoadNetwork:
         self._tables: dict[tuple[torch.dtype, str], LaneTables] = {}
 
     def __repr__(self) -> str:
-        return f"RoadNetwork({len(self.nodes)} nodes, {len(self.edges)} edges, {len(self.lanes)} lanes, {float(self.lane_length.sum()):.1f} lane-metres)"
+        metres = float(self.lane_length.sum())
+        sizes = f"{len(self.nodes)} nodes, {len(self.edges)} edges, {len(self.lanes)} lanes"
+        return f"RoadNetwork({sizes}, {metres:.1f} lane-metres)"
 
     @classmethod
     def from_graph(cls, graph: nx.MultiDiGraph) -> RoadNetwork:
@@ -149,11 +151,13 @@ class RoadNetwork:
             leaving = [lanes[e] for e, (u, _, _) in enumerate(edges) if u == node]
             if len(arriving) > 1 or len(leaving) > 1:
                 raise TrafficGradError(
-                    f"node {node!r} joins {len(arriving)} arriving and {len(leaving)} leaving roads: merges and diverges are not supported yet, one of each is"
+                    f"node {node!r} joins {len(arriving)} arriving and {len(leaving)} leaving roads: "
+                    "merges and diverges are not supported yet, one of each is"
                 )
             if arriving and leaving and arriving != leaving:
                 raise TrafficGradError(
-                    f"at node {node!r} the road changes from {arriving[0]} to {leaving[0]} lanes: lane drops are not supported yet"
+                    f"at node {node!r} the road changes from {arriving[0]} to {leaving[0]} lanes: "
+                    "lane drops are not supported yet"
                 )
         return cls(
             nodes,
@@ -273,8 +277,8 @@ class RoadNetwork:
         """World coordinates of points on lanes, for drawing.
 
         Parameters:
-            lane: int64, any shape; -1 is read as lane 0. position: m along the lane, same shape; a value below 0 lies on
-                the lane before. lateral: m to the left of the lane's centre line.
+            lane: int64, any shape; -1 is read as lane 0. position: m along the lane, same shape; a value below 0 lies
+                on the lane before. lateral: m to the left of the lane's centre line.
 
         Returns:
             xy [..., 2] in m and heading [...] in rad.
