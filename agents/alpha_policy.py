@@ -7,7 +7,8 @@ is the regression of ``mu(o) + sigma eps`` onto them with the noise eps that was
 was small enough is judged after the fact (section 4.3.1):
 
 * variance (Lemma 4.4): the map eps -> action may not stretch or shrink by more than ``max_sigma_change``;
-* bias (surrogate of Equation 4): the estimated improvement may not be unusually negative;
+* bias (surrogate of Equation 4): the estimated improvement may not be negative, and alpha grows only where it exceeds
+  its standard error; as published, it may not be unusually negative;
 * out-of-range ratio: not too many importance ratios outside PPO's clipping range, or PPO cannot correct.
 
 Passing all, alpha grows by a constant factor; failing one, it shrinks by it.
@@ -152,7 +153,7 @@ def variance_test(log_std: Tensor, old_log_std: Tensor, max_change: float) -> tu
 
 
 class BiasTest:
-    """Bias (Equation 4, section 4.3.1): refuse a surrogate improvement that is negative and unusual.
+    """Bias as published (Equation 4, section 4.3.1): refuse a surrogate improvement that is negative and unusual.
 
     The improvement is ``mean(A rho) - mean(A)`` with centred, normalised advantages aligned with their ratios; unusual
     is more than one standard deviation below its running mean. Both statistics follow the last ten or so updates.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, Policy, PolicyConfig, PolicySpec
 from trafficgrad.agents.base import Agent
-from trafficgrad.agents.gippo import GIPPO, GIPPOConfig
+from trafficgrad.agents.gippo import GIPPOConfig, gippo
 from trafficgrad.agents.ppo import PPO, PPOConfig
 from trafficgrad.agents.rollout import RolloutSettings
 from trafficgrad.config import StrictModel
@@ -29,7 +29,7 @@ class AgentEntry(NamedTuple):
     build: Callable[[Any, ActorCritic, torch.Generator], Agent]
 
 
-AGENTS: dict[str, AgentEntry] = {"gippo": AgentEntry(GIPPOConfig, GIPPO), "ppo": AgentEntry(PPOConfig, PPO)}
+AGENTS: dict[str, AgentEntry] = {"gippo": AgentEntry(GIPPOConfig, gippo), "ppo": AgentEntry(PPOConfig, PPO)}
 AgentConfig = Annotated[GIPPOConfig | PPOConfig, Field(discriminator="kind")]
 
 

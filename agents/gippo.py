@@ -32,7 +32,7 @@ from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
 from trafficgrad.agents.base import Agent, Metrics
 from trafficgrad.agents.losses import gaussian_log_prob, log_ratio, mixture_log_prob, out_of_range_ratio
-from trafficgrad.agents.ppo import PPOUpdate, UpdateConfig, adam
+from trafficgrad.agents.ppo import PPO, PPOUpdate, UpdateConfig, adam
 from trafficgrad.agents.rollout import Rollout
 
 
@@ -40,7 +40,7 @@ class GIPPOConfig(UpdateConfig):
     """``training.agent`` of kind ``gippo``: the keys of PPO and those of the alpha-policy."""
 
     kind: Literal["gippo"] = "gippo"
-    use_gradient: bool = Field(default=True, description="false: dA/da is taken to be zero, which leaves plain PPO")
+    use_gradient: bool = Field(default=True, description="false: dA/da is taken to be zero, which leaves PPO")
     alpha: float = Field(default=0.1, gt=0, description="step along dA/da at the start (units: see gradient_scale)")
     alpha_min: float = Field(default=1e-3, gt=0, description="alpha never falls below")
     alpha_max: float = Field(default=1.0, gt=0, description="alpha never rises above")
@@ -57,8 +57,13 @@ class GIPPOConfig(UpdateConfig):
     max_sigma_change: float = Field(
         default=0.4, gt=0, description="variance test: largest relative change of a standard deviation"
     )
+    bias_test: Literal["sampling", "running"] = Field(
+        default="sampling",
+        description="sampling: alpha grows where the estimated improvement exceeds its standard error, shrinks where "
+        "it is negative; running: it shrinks where the improvement is negative and unusual (as published)",
+    )
     max_oorr: float = Field(
-        default=0.5, gt=0, le=1, description="largest share of importance ratios outside the clipping range"
+        default=0.2, gt=0, le=1, description="largest share of importance ratios outside the clipping range"
     )
     gradient_clip_quantile: float = Field(
         default=0.95, gt=0, le=1, description="longer samples of dA/da are cut to this quantile"
@@ -83,10 +88,10 @@ class GIPPOConfig(UpdateConfig):
 class GIPPO(Agent):
     """Gradient-informed PPO."""
 
+    needs_gradient = True
     SCALE_MEMORY = 0.1  # weight of the newest batch in the running mean square of dA/da
 
     def __init__(self, config: GIPPOConfig, networks: ActorCritic, generator: torch.Generator) -> None:
-        self.needs_gradient = config.use_gradient
         self.drop_nonfinite_gradient = config.nonfinite_gradient == "drop"
         self.config = config
         self.networks = networks
@@ -102,8 +107,6 @@ class GIPPO(Agent):
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
         """The alpha-policy, the next alpha, then the PPO update on the mixture."""
-        if not self.config.use_gradient:
-            return self.ppo.run(rollout, rollout.log_prob, progress)
         metrics, alpha_log_prob = self.alpha_step(rollout)
         return metrics | self.ppo.run(rollout, mixture_log_prob(rollout.log_prob, alpha_log_prob), progress)
 
@@ -131,25 +134,33 @@ class GIPPO(Agent):
             advantage = self.ppo.spread(centred / (rollout.advantage.std() + 1e-8))
             steady, sigma_ratio = variance_test(actor.log_std, rollout.log_std, config.max_sigma_change)
             shift = (mean - rollout.mean).square().mean().sqrt()
-            improvement, oorr, steady_, sigma, moved = torch.stack(
+            # mean(A rho) - mean(A) by world: decisions of one world are not independent, worlds are.
+            gain = (advantage * (exponent.exp() - 1)).transpose(0, 1).flatten(1).mean(1)
+            improvement, error, oorr, steady_, sigma, moved = torch.stack(
                 [
-                    (advantage * exponent.exp()).mean(),
+                    gain.mean(),
+                    gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
                     out_of_range_ratio(exponent, config.clip),
                     steady.to(shift.dtype),
                     sigma_ratio,
                     shift,
                 ]
             ).tolist()
-        unbiased, z = self.bias.passes(improvement)
+        unusual, z = self.bias.passes(improvement)
+        if config.bias_test == "sampling":
+            unbiased, helps = improvement >= 0, improvement > error
+        else:
+            unbiased, helps = unusual, True
         used = self.alpha
         if not steady_ or not unbiased or oorr > config.max_oorr:
             self.alpha = max(used / config.alpha_factor, config.alpha_min)
-        elif fit.converged:
+        elif fit.converged and helps:
             self.alpha = min(used * config.alpha_factor, config.alpha_max)
         return {
             "alpha": used,
             "oorr": oorr,
             "surrogate_improvement": improvement,
+            "surrogate_error": error,
             "surrogate_z": z,
             "sigma_ratio": sigma,
             "mean_shift": moved,
@@ -201,3 +212,8 @@ class GIPPO(Agent):
         self.regression.load_state_dict(state["regression"])
         self.bias.load_state_dict(state["bias"])
         self.alpha, self.mean_square = float(state["alpha"]), float(state["mean_square"])
+
+
+def gippo(config: GIPPOConfig, networks: ActorCritic, generator: torch.Generator) -> Agent:
+    """GI-PPO; without gradients its alpha-policy is the policy itself, so what is left is PPO."""
+    return GIPPO(config, networks, generator) if config.use_gradient else PPO(config, networks, generator)

@@ -168,7 +168,7 @@ class PPO(Agent):
     needs_gradient = False
     drop_nonfinite_gradient = False
 
-    def __init__(self, config: PPOConfig, networks: ActorCritic, generator: torch.Generator) -> None:
+    def __init__(self, config: UpdateConfig, networks: ActorCritic, generator: torch.Generator) -> None:
         self.ppo = PPOUpdate(config, networks, generator)
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:

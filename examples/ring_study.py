@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, policy_controller, run_episodes
+from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train
 from trafficgrad.scenario_config import load_scenario

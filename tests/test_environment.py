@@ -95,7 +95,7 @@ def test_autoreset_takes_the_next_state_of_the_pool_and_cuts_the_graph(env: Traf
 def test_stagger_spreads_the_episodes(env: TrafficEnv) -> None:
     state = env.stagger(env.reset(8, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
     assert len(set(state.elapsed.tolist())) > 4
-    assert 0 <= int(state.elapsed.min()) and int(state.elapsed.max()) < env.horizon
+    assert int(state.elapsed.min()) >= 0 and int(state.elapsed.max()) < env.horizon
 
 
 def two_lane_state(env: TrafficEnv, blocked: bool) -> TrafficState:

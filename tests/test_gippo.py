@@ -9,7 +9,7 @@ import torch
 from test_ppo import networks_and_rollout
 
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
-from trafficgrad.agents.gippo import GIPPO, GIPPOConfig
+from trafficgrad.agents.gippo import GIPPO, GIPPOConfig, gippo
 from trafficgrad.agents.losses import mixture_log_prob
 from trafficgrad.agents.ppo import PPO, PPOConfig, adam
 
@@ -69,9 +69,9 @@ def test_without_gradient_it_is_ppo_bit_for_bit():
     networks, rollout = networks_and_rollout()
     others = copy.deepcopy(networks)
     ppo = PPO(PPOConfig(minibatch=32), networks, torch.Generator().manual_seed(5))
-    gippo = GIPPO(GIPPOConfig(minibatch=32, use_gradient=False), others, torch.Generator().manual_seed(5))
-    assert not gippo.needs_gradient
-    assert ppo.update(rollout) == gippo.update(rollout)
+    other = gippo(GIPPOConfig(minibatch=32, use_gradient=False), others, torch.Generator().manual_seed(5))
+    assert GIPPO.needs_gradient and not other.needs_gradient
+    assert ppo.update(rollout) == other.update(rollout)
     assert all(torch.equal(a, b) for a, b in zip(networks.parameters(), others.parameters(), strict=True))
 
 
@@ -130,6 +130,23 @@ def test_alpha_follows_its_tests_within_its_bounds():
     agent, rollout = agent_and_rollout(alpha=0.1, alpha_min=0.1, max_oorr=1e-9)
     agent.alpha_step(rollout)
     assert agent.alpha == 0.1
+
+
+def test_alpha_grows_only_where_the_improvement_exceeds_its_error():
+    agent, rollout = agent_and_rollout(alpha=0.1)
+    metrics = agent.alpha_step(rollout)[0]
+    assert metrics["surrogate_improvement"] > metrics["surrogate_error"] > 0
+    assert agent.alpha == pytest.approx(0.11)
+    agent, rollout = agent_and_rollout(alpha=0.1)
+    worse = dataclasses.replace(rollout, advantage=-rollout.advantage)
+    assert agent.alpha_step(worse)[0]["surrogate_improvement"] < 0
+    assert agent.alpha == pytest.approx(0.1 / 1.1)
+    noise = torch.randn(rollout.advantage.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for seed_sign in (1.0, -1.0):  # advantages that have nothing to do with the actions never make alpha grow
+        agent, rollout = agent_and_rollout(alpha=0.1)
+        metrics = agent.alpha_step(dataclasses.replace(rollout, advantage=seed_sign * noise))[0]
+        grew = agent.alpha > 0.1
+        assert grew == (metrics["surrogate_improvement"] > metrics["surrogate_error"])
 
 
 def test_bias_test():

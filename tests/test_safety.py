@@ -1,4 +1,4 @@
-"""Long runs: nothing overlaps, nobody reverses, no gap takes two, nobody is lost or swapped; and crashes are reported."""
+"""Long runs: nothing overlaps, nobody reverses, no gap takes two, nobody is swapped; and crashes are reported."""
 
 from __future__ import annotations
 

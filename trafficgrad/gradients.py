@@ -37,12 +37,12 @@ class LaneGradient:
     """
 
     mode: GradientMode = "straight_through"
-    choices: Choices = "all"  # whose: of all vehicles, or of the controlled ones (those of drivers are then blocked)
     temperature: float = 0.5  # m/s2, softness of MOBIL's choice
     choice_temperature: float = 0.1  # -, softness of a controlled vehicle's lane request
     memory: float = 3.0  # s, how long the choice's gradient lives in `lateral`; may be inf
     transition_width: float = 0.5  # m, half width of a steered vehicle's transition between lanes
     contrast_limits: tuple[float, float] | None = None  # m/s2, clamp of the accelerations whose difference is used
+    choices: Choices = "all"  # whose: of all vehicles, or of the controlled ones (those of drivers are then blocked)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

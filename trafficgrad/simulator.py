@@ -94,6 +94,7 @@ class Simulator:
         """
         if action is not None:
             self._check_action(action, (state.worlds, len(self.fleet.slots)))
+            action = tree.move(action, dtype=state.position.dtype)
         view = self._look(state, neighbors)
         following = view.model.acceleration(
             state.speed, view.neighbors.gap[..., OWN], view.neighbors.closing_speed[..., OWN]
@@ -158,7 +159,8 @@ class Simulator:
         if not isinstance(self.fleet.acceleration_noise, Tensor) and self.fleet.acceleration_noise == 0.0:
             return None
         like = state.position
-        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        place = like.device if generator is None else generator.device
+        return torch.randn(like.shape, dtype=like.dtype, device=place, generator=generator).to(like.device)
 
     def _check_action(self, action: Action, shape: tuple[int, ...]) -> None:
         for name in ("acceleration", "lane", "steering"):

@@ -6,7 +6,7 @@ Shapes: ``B`` worlds, ``N`` vehicle slots, ``C`` controlled vehicles, ``P`` driv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,23 +61,11 @@ class TrafficState:
         p = self.position
         if p.dim() != 2:
             raise TrafficGradError(f"TrafficState.position must have shape [worlds, vehicles], got {list(p.shape)}")
-        ints = torch.zeros(p.shape, dtype=torch.int64, device=p.device)
-        count = torch.arange(p.shape[1], device=p.device).expand(p.shape)
-        put("lane", self.lane.long())
-        defaults = {
-            "lateral": lambda: torch.zeros_like(p, requires_grad=False),
-            "heading": lambda: torch.zeros_like(p, requires_grad=False),
-            "cooldown": lambda: torch.zeros_like(p, requires_grad=False),
-            "route": lambda: ints - 1,
-            "route_index": lambda: ints,
-            "vehicle_id": lambda: count,
-            "driver": lambda: count,
-            "active": lambda: torch.ones(p.shape, dtype=torch.bool, device=p.device),
-            "time": lambda: torch.zeros(p.shape[0], dtype=p.dtype, device=p.device),
-        }
-        for name, default in defaults.items():
+        if self.lane.dtype != torch.int64:
+            put("lane", self.lane.long())
+        for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:
-                put(name, default())
+                put(name, default(p))
         for name in _VEHICLE_FIELDS:
             shape = getattr(self, name).shape
             if shape != p.shape:
@@ -123,6 +111,21 @@ class TrafficState:
         return self
 
 
+def _slots(p: Tensor) -> Tensor:
+    return torch.arange(p.shape[1], device=p.device).expand(p.shape)
+
+
+_DEFAULTS: dict[str, Callable[[Tensor], Tensor]] = {  # from the positions
+    "lateral": lambda p: torch.zeros_like(p, requires_grad=False),
+    "heading": lambda p: torch.zeros_like(p, requires_grad=False),
+    "cooldown": lambda p: torch.zeros_like(p, requires_grad=False),
+    "route": lambda p: torch.full_like(p, -1, dtype=torch.int64, requires_grad=False),
+    "route_index": lambda p: torch.zeros_like(p, dtype=torch.int64, requires_grad=False),
+    "vehicle_id": _slots,
+    "driver": _slots,
+    "active": lambda p: torch.ones_like(p, dtype=torch.bool, requires_grad=False),
+    "time": lambda p: p.new_zeros(p.shape[0]),
+}
 _VEHICLE_FIELDS = (
     "position",
     "speed",

@@ -117,13 +117,15 @@ class TrafficEnv(DifferentiableEnv):
 
     def stagger(self, env_state: TrafficEnvState, generator: torch.Generator | None = None) -> TrafficEnvState:
         """Give every world a random place in its episode, so that resets spread evenly over time."""
-        elapsed = torch.randint(0, self.horizon, env_state.elapsed.shape, generator=generator, device=self.device)
-        return dataclasses.replace(env_state, elapsed=elapsed)
+        place = self.device if generator is None else generator.device
+        elapsed = torch.randint(0, self.horizon, env_state.elapsed.shape, generator=generator, device=place)
+        return dataclasses.replace(env_state, elapsed=elapsed.to(self.device))
 
     def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """[decision_steps, B, N] standard normal."""
         shape = (self.scenario.simulation.decision_steps, batch, self.scenario.total)
-        return torch.randn(shape, dtype=self.dtype, device=self.device, generator=generator)
+        place = self.device if generator is None else generator.device
+        return torch.randn(shape, dtype=self.dtype, device=place, generator=generator).to(self.device)
 
     def step(
         self, env_state: TrafficEnvState, action: Tensor | None, noise: Tensor | None = None
@@ -220,6 +222,10 @@ class _HeldAction:
 
     def __init__(self, env: TrafficEnv, action: Tensor, steps: int, like: TrafficState) -> None:
         rows = action.reshape(like.worlds, len(env.slots), -1)
+        # Elsewhere than on a CPU looking at values would wait for the device.
+        if rows.device.type == "cpu" and not bool(torch.isfinite(rows).all()):
+            world, vehicle, _ = (~torch.isfinite(rows)).nonzero()[0].tolist()
+            raise TrafficGradError(f"the action is not finite for controlled vehicle {vehicle} of world {world}")
         control, self._kind = env.scenario.control, env.scenario.vehicles.controlled.control
         low, high = control.acceleration
         self._acceleration = _clip(rows[..., 0] * control.acceleration_scale, low, high)
