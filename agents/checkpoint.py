@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from trafficgrad import __version__
 from trafficgrad.agents.actor_critic import Actor, ActorCritic, Policy, PolicySpec
 from trafficgrad.agents.normalizer import ObservationNormalizer
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.files import complete_file
 
 FORMAT = 1
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
@@ -73,14 +72,8 @@ def rebuild(structure: Any, tensors: list[Tensor]) -> Any:
 
 def save_checkpoint(record: dict[str, Any], path: Path) -> None:
     """Write ``record`` to ``path``; the old file stays whole until the new one is complete."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(record, file)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with complete_file(path) as partial:
+        torch.save(record, partial)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

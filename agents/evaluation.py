@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.resources
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from trafficgrad.agents.episodes import (
 )
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.files import complete_file
 from trafficgrad.scenario_config import Scenario, load_scenario, parse_scenario
 
 COLUMNS = {  # measure -> title, digits
@@ -166,6 +166,5 @@ def write_csv(path: Path, results: dict[str, Episodes]) -> None:
     for controller, episodes in results.items():
         for seed in range(len(episodes.measures[names[0]])):
             writer.writerow([controller, seed, *(f"{float(episodes.measures[name][seed]):.6g}" for name in names)])
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    with complete_file(path) as partial:
+        partial.write_text(buffer.getvalue(), encoding="utf-8", newline="")

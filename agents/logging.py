@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from trafficgrad.files import complete_file
 
 METRICS = "metrics.csv"
 
@@ -55,9 +56,8 @@ class MetricsFile:
             writer = csv.DictWriter(buffer, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")
-        os.replace(temporary, self.path)
+        with complete_file(self.path) as partial:
+            partial.write_text(buffer.getvalue(), encoding="utf-8", newline="")
 
 
 def tensorboard_writer(folder: Path, first_step: int) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
-import os
 import platform
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffi
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train
+from trafficgrad.files import complete_file
 from trafficgrad.scenario_config import load_scenario
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> agent, overrides
@@ -93,13 +93,10 @@ def keep(path: Path, record: dict[str, object], key: tuple[str, ...]) -> None:
     lines = [line for line in lines if any(str(line[k]) != str(record[k]) for k in key)] + [record]
     lines.sort(key=lambda line: tuple(int(line[k]) if str(line[k]).isdigit() else str(line[k]) for k in key))
     columns = list(dict.fromkeys(name for line in lines for name in line))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(lines)
-    os.replace(temporary, path)
 
 
 def evaluate_fixed(scenario: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.files import check_ending, complete_file
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.frames import Tracks, TrajectoryFrames
-from trafficgrad.render.record import complete_file
 from trafficgrad.render.style import DARKEST, VIRIDIS, Array
 from trafficgrad.trajectory import Trajectory
 
@@ -61,7 +61,8 @@ def time_space_diagram(
     Raises:
         TrafficGradError: another ending, no such world or slot, a trajectory without a step, or several roads.
     """
-    path = _checked(path)
+    path = Path(path)
+    check_ending(path, FORMATS)
     frames = TrajectoryFrames(trajectory, network, 5.0, 2.0, controlled, world)
     if len(frames.layout.roads) > 1:
         raise TrafficGradError(f"a time-space diagram needs one road, this network has {len(frames.layout.roads)}")
@@ -166,7 +167,8 @@ def learning_curve(
     Raises:
         TrafficGradError: another ending, no such file or column, or a file without a number to draw.
     """
-    path = _checked(path)
+    path = Path(path)
+    check_ending(path, FORMATS)
     files = metrics if isinstance(metrics, Mapping) else {"": metrics}
     runs = {label: _read_csv(Path(file)) for label, file in files.items()}
     known = list(dict.fromkeys(name for run in runs.values() for name in run))
@@ -254,17 +256,6 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _checked(path: str | Path) -> Path:
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
-        got = f"the ending {path.suffix!r}" if path.suffix else "no ending"
-        raise TrafficGradError(
-            f"cannot write {path.name!r}: {got} is none of {', '.join(FORMATS)}{nearest_name(kind, FORMATS)}"
-        )
-    return path
 
 
 def _save(figure: Figure, path: Path) -> Path:

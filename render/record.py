@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.files import check_ending, complete_file
 from trafficgrad.render.frames import FrameSource
 from trafficgrad.render.scene import Scene
 from trafficgrad.render.style import Array
@@ -64,12 +63,7 @@ def record(
         TrafficGradError: another ending, an impossible size or rate, no ffmpeg, or a folder that cannot be written.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
-        got = f"the ending {path.suffix!r}" if path.suffix else "no ending"
-        raise TrafficGradError(
-            f"cannot write {path.name!r}: {got} is none of {', '.join(FORMATS)}{nearest_name(kind, FORMATS)}"
-        )
+    kind = check_ending(path, FORMATS)
     if kind == ".png":
         return snapshot(source, path, size=size, title=title)
     if kind == ".mp4" and (size[0] % 2 or size[1] % 2):
@@ -123,23 +117,6 @@ def snapshot(
     with complete_file(path) as partial:
         imageio.imwrite(partial, picture)
     return path
-
-
-@contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it becomes ``path`` if all goes well and vanishes if not."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise TrafficGradError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; choose a folder that can be written"
-        ) from error
 
 
 def _write_mp4(path: Path, pictures: Iterator[Array], fps: float) -> None:

@@ -25,6 +25,7 @@ CORE = ("foundation", "data")
 LAYERS: dict[str, str] = {
     "trafficgrad": "package",
     "trafficgrad.errors": "foundation",
+    "trafficgrad.files": "foundation",
     "trafficgrad.tree": "foundation",
     "trafficgrad.config": "foundation",
     "trafficgrad.terminal": "foundation",
@@ -45,7 +46,6 @@ LAYERS: dict[str, str] = {
     "trafficgrad.scenario_config": "scenario",
     "trafficgrad.scenario_reference": "scenario",
     "trafficgrad.control": "control",
-    "trafficgrad.calibration": "control",
     "trafficgrad.rewards": "envs",
     "trafficgrad.observations": "envs",
     "trafficgrad.envs": "envs",

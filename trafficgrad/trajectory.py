@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.files import complete_file
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.tree import register_record
 
@@ -78,15 +77,8 @@ class Trajectory:
             value = None if self.actions is None else getattr(self.actions, name)
             if value is not None:
                 arrays[f"action_{name}"] = value.detach().cpu().numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, dt=np.float64(self.dt), **arrays)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with complete_file(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, dt=np.float64(self.dt), **arrays)
         return path
 
     @classmethod
