@@ -43,7 +43,7 @@ class UpdateConfig(StrictModel):
         default="vehicle", description="clip each vehicle's ratio, or their product"
     )
     epochs: int = Field(default=5, ge=1, description="passes over the rollout")
-    minibatch: int = Field(default=800, ge=1, description="decisions of one world each, per gradient step (about)")
+    minibatch: int = Field(default=400, ge=1, description="decisions of one world each, per gradient step (about)")
     max_gradient_norm: float = Field(
         default=0.5, gt=0, description="the gradients of policy and critic are scaled down to it"
     )
