@@ -260,7 +260,8 @@ class _Session:
 
 def _columns(experiment: Experiment) -> dict[str, str]:
     """Title and key of each column on the screen."""
-    columns = {"decisions": "decisions", "dec/s": "decisions_per_second", "reward": "reward"}
+    columns = {"decisions": "decisions", "dec/s": "decisions_per_second"}
+    columns |= {"reward": "reward", "return": "episode_return"}
     columns |= {name: name for name in experiment.env.task_measures}
     columns["score"] = "score"
     if experiment.config.agent.kind == "gippo" and experiment.config.agent.use_gradient:

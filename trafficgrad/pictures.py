@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from trafficgrad import render
 from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes
@@ -91,7 +93,16 @@ def film(
         render.show(source, title=show.title, size=size, time_factor=speed)
         return None
     path = output or show.folder / "episode.mp4"
-    return render.record(source, path, title=show.title, size=size, time_factor=speed)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"drawing {path.name}")
+        return render.record(
+            source,
+            path,
+            title=show.title,
+            size=size,
+            time_factor=speed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
 
 
 def time_space_diagram(show: Show, path: Path | None = None) -> Path:
