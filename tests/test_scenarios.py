@@ -18,6 +18,7 @@ SMALL = (
     "training.evaluation.worlds=1", "simulation.horizon_steps=20",
 )  # fmt: skip
 NAMES = [name for name, _ in list_scenarios()]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.mark.parametrize("agent", list(AGENTS))
@@ -35,6 +36,13 @@ def test_every_scenario_trains_with_every_agent(name: str, agent: str, tmp_path:
 def test_the_flagship_trains_with_other_gradients_and_a_joint_network(setting: str, tmp_path: Path) -> None:
     result = train(load_experiment("ring_4lane", "gippo", 1, (*SMALL, setting)), tmp_path / "run", progress=False)
     assert result.iterations == 2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_device_is_one_word(device: str, tmp_path: Path) -> None:
+    result = train(load_experiment("ring_4lane", "gippo", 1, SMALL, device), tmp_path / "run", progress=False)
+    assert next(result.policy.parameters()).device.type == device
+    assert result.metrics["gradient_norm"] > 0
 
 
 def test_baselines_of_the_flagship_are_where_an_independent_study_put_them() -> None:

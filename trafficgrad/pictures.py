@@ -20,6 +20,8 @@ from trafficgrad.scenario_config import Scenario, load_scenario
 from trafficgrad.simulator import Simulator
 from trafficgrad.trajectory import Trajectory
 
+FPS, GIF_FPS = 25.0, 12.5  # a GIF keeps every frame whole
+
 
 @dataclass(frozen=True)
 class Show:
@@ -69,10 +71,12 @@ def show_of(env: TrafficEnv, episodes: Episodes, run: LoadedRun | None = None) -
     if episodes.trajectory is None:
         raise TrafficGradError("these episodes were not recorded: run them with record=True")
     name, steps = env.scenario.name, env.scenario.simulation.decision_steps
-    title = f"{name}, human drivers only" if run is None else f"{name}, policy of {run.name}"
-    folder = Path("runs") / (f"{name}_human" if run is None else f"{name}_shipped")
-    if run is not None and run.folder is not None:
-        folder = run.folder
+    if run is None:
+        title, folder = f"{name}, human drivers only", Path("runs") / f"{name}_human"
+    elif run.folder is None:
+        title, folder = f"{name}, the policy that ships", Path("runs") / f"{name}_shipped"
+    else:
+        title, folder = f"{name}, policy of {run.name}", run.folder
     reward = episodes.rewards[:, 0].repeat_interleave(steps)
     return Show(title, folder, env.simulator, episodes.trajectory, reward)
 
@@ -100,6 +104,7 @@ def film(
             path,
             title=show.title,
             size=size,
+            fps=GIF_FPS if path.suffix.lower() == ".gif" else FPS,
             time_factor=speed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

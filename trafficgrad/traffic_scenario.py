@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trafficgrad.car_following import IDM
 from trafficgrad.config import Document, M, StrictModel, error_at
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient
 from trafficgrad.lane_change import MOBIL, LaneChoice
 from trafficgrad.network import RoadNetwork, ring, straight
@@ -228,8 +229,13 @@ class TrafficScenario(StrictModel):
         Parameters:
             generator: a CPU generator of all draws, or one for each world. simulator: that of the warm-up,
                 ``self.build()`` where not given.
+
+        Raises:
+            TrafficGradError: as many generators as worlds are needed, or one.
         """
         own = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
+        if len(own) not in (1, batch):
+            raise TrafficGradError(f"{batch} worlds need one generator or {batch} of them, got {len(own)}")
         each = batch // len(own)
         state = concatenate([self.place(each, g, dtype, device) for g in own])
         if not (warm_up and self.simulation.warmup_steps):

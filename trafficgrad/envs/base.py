@@ -63,7 +63,10 @@ class DifferentiableEnv(ABC):
 
     @abstractmethod
     def reset(self, batch: int, generator: torch.Generator | None = None) -> Any:
-        """Fresh ``EnvState`` of ``batch`` worlds, with the pool of initial states that autoreset draws from."""
+        """Fresh ``EnvState`` of ``batch`` worlds, with the pool of initial states that autoreset draws from.
+
+        ``generator`` lives on the CPU, so that every device meets the same initial states.
+        """
 
     @abstractmethod
     def step(self, env_state: Any, action: Tensor, noise: Tensor | None = None) -> tuple[Any, Transition]:
@@ -71,11 +74,14 @@ class DifferentiableEnv(ABC):
 
     @abstractmethod
     def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor | None:
-        """Standard normal noise for one ``step``, or None where the environment has none."""
+        """Standard normal noise for one ``step``, or None where the environment has none.
+
+        ``generator`` may live on any device.
+        """
 
     def stagger(self, env_state: Any, generator: torch.Generator | None = None) -> Any:
         """Spread the worlds over the phases of an episode, so that they do not all end in the same step of a training.
 
-        ``generator`` is on the environment's device. Here: no phases, the state as it is.
+        Here: no phases, the state as it is.
         """
         return env_state
