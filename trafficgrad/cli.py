@@ -92,7 +92,7 @@ def evaluate(
     from trafficgrad.agents import evaluation
     from trafficgrad.agents.logging import METRICS
 
-    place = _device(device)
+    place = _prepare(device)
     loaded = evaluation.load_run(run, place, settings or ())
     evaluation.evaluate(loaded, seeds, device=place)
     typer.echo(pictures.time_space_diagram(pictures.perform(run, 0, settings or (), place)))
@@ -106,7 +106,7 @@ def simulate(file: File, seeds: Seeds = 20, settings: Set = None, device: Device
     from trafficgrad import pictures
     from trafficgrad.agents import evaluation
 
-    place = _device(device)
+    place = _prepare(device)
     env, episodes = evaluation.simulate(file, seeds, settings or (), device=place)
     typer.echo(pictures.time_space_diagram(pictures.show_of(env, episodes)))
 
@@ -125,7 +125,7 @@ def render(
     """Watch a trained policy, or a scenario's human drivers: in a window, without a screen as a film."""
     from trafficgrad import pictures
 
-    show = pictures.perform(target, seed, settings or (), _device(device), seconds)
+    show = pictures.perform(target, seed, settings or (), _prepare(device), seconds)
     written = pictures.film(show, output, speed, size)
     if written is not None:
         typer.echo(written)
@@ -176,9 +176,13 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _device(name: str) -> torch.device:
+def _prepare(name: str) -> torch.device:
+    """The device, and one thread: a few worlds make small tensors, where a second thread costs more than it brings."""
+    import torch
+
     from trafficgrad.agents.experiment import TrainingConfig
 
+    torch.set_num_threads(1)
     return TrainingConfig(device=name).resolve_device()
 
 
