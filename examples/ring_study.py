@@ -24,6 +24,7 @@ from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train
 from trafficgrad.files import complete_file
+from trafficgrad.render import learning_curve
 from trafficgrad.scenario_config import load_scenario
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> agent, overrides
@@ -150,6 +151,16 @@ def print_table(scenario: str) -> None:
     Console(width=200).print(grid)
 
 
+def draw_curves(scenario: str, folder: Path) -> None:
+    """Reward on validation traffic against decisions, GI-PPO and PPO, as docs/results/SCENARIO.png."""
+    names = {f"{row}, seed {seed}": run_name(row, seed) for row in ("gippo", "ppo") for seed in (1, 2, 3)}
+    files = {label: folder / scenario / name / "metrics.csv" for label, name in names.items()}
+    files = {label: file for label, file in files.items() if file.is_file()}
+    if files:
+        title = f"{scenario}: reward per decision on validation traffic"
+        learning_curve(files, RESULTS / f"{scenario}.png", columns=["score"], title=title)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,6 +181,7 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
             for _ in pool.imap_unordered(work, jobs):
                 pass
+        draw_curves(options.scenario, Path(options.runs))
     print_table(options.scenario)
 
 
