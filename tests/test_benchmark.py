@@ -15,7 +15,7 @@ def test_every_candidate_is_measured_and_printed() -> None:
     threads = torch.get_num_threads()
     sizes = (benchmark.Size(2, 6, 1), benchmark.Size(2, 12, 3))
     rows = benchmark.run(sizes, repetitions=1, console=Console(file=output, width=160))
-    names = [(row.size, row.name) for row in rows]
+    names = [(row.size, row.name) for row in rows if not row.name.startswith("SUMO")]  # where it is installed
     plain = "plain torch IDM loop, one lane, no search"
     assert names == [
         (sizes[0], "trafficgrad"),
@@ -24,7 +24,8 @@ def test_every_candidate_is_measured_and_printed() -> None:
         (sizes[1], "trafficgrad, blocked"),
         (sizes[1], plain),
     ]
-    assert all(row.forward > 0 and row.both is not None and row.both > 0 for row in rows)
+    assert all(row.forward > 0 for row in rows)
+    assert all((row.both is None) == row.name.startswith("SUMO") for row in rows)
     assert all(name in output.getvalue() for _, name in names)
     assert torch.get_num_threads() == threads
 

@@ -101,14 +101,14 @@ def _measure(size: Size, repetitions: int, dtype: torch.dtype) -> list[Row]:
                 rollout(backward)
                 if repetition:  # the first warms up
                     record.append(time.perf_counter() - begun)
-        if repetition and size.worlds == 1 and importlib.util.find_spec("libsumo") is not None:
+        if repetition and importlib.util.find_spec("libsumo") is not None:
             sumo.append(_sumo_rate(size))
     rows = [
         Row(size, name, count / statistics.median(f) / 1e6, count / statistics.median(b) / 1e6)
         for name, (f, b) in times.items()
     ]
     if sumo:
-        rows.append(Row(size, "SUMO (libsumo), IDM, LC2013", statistics.median(sumo) / 1e6, None))
+        rows.append(Row(size, "SUMO (libsumo), IDM, LC2013, one world", statistics.median(sumo) / 1e6, None))
     return rows
 
 
