@@ -226,6 +226,24 @@ def test_gymnasium_checker_passes(name: str) -> None:
         check_env(single.unwrapped, skip_render_check=True)
 
 
+def test_gymnasium_env_draws_itself() -> None:
+    single = gymnasium.make(
+        "trafficgrad.envs:trafficgrad/Ring1Lane-v0",
+        overrides=QUICK[:1],
+        render_mode="rgb_array",
+        disable_env_checker=True,
+    )
+    single.reset(seed=0)
+    frame = single.render()
+    assert frame.shape == (720, 1280, 3) and frame.dtype == np.uint8 and len(np.unique(frame)) > 20
+
+
+def test_a_scenario_without_reward_earns_nothing() -> None:
+    env = TrafficEnv(load_scenario("ring_1lane", [*QUICK, "reward=[]"]))
+    _, transition = env.step(env.reset(2, torch.Generator().manual_seed(0)), torch.zeros(2, 1, 1))
+    assert transition.reward.tolist() == [0.0, 0.0]
+
+
 def test_gymnasium_vector_env_restarts_in_the_same_step() -> None:
     worlds = gymnasium.make_vec(
         "trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=4, overrides=[*QUICK, "simulation.horizon_steps=10"]

@@ -159,7 +159,9 @@ class TrafficEnv(DifferentiableEnv):
             state = after
             states.append(state)
         parts = {name: total / steps for name, total in sums.items()}
-        reward = torch.stack([weight * parts[name] for name, (weight, _) in self._rewards.items()]).sum(0)
+        reward = state.speed.new_zeros(state.worlds)
+        for name, (weight, _) in self._rewards.items():
+            reward = reward + weight * parts[name]
         terms = {name: part.detach() for name, part in parts.items()} | self._measures(state, changes, collided)
         scene = Scene(state, around, self._observe(state, around))
         elapsed = env_state.elapsed + 1
