@@ -141,12 +141,6 @@ def test_alpha_grows_only_where_the_improvement_exceeds_its_error():
     worse = dataclasses.replace(rollout, advantage=-rollout.advantage)
     assert agent.alpha_step(worse)[0]["surrogate_improvement"] < 0
     assert agent.alpha == pytest.approx(0.1 / 1.1)
-    noise = torch.randn(rollout.advantage.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for seed_sign in (1.0, -1.0):  # advantages that have nothing to do with the actions never make alpha grow
-        agent, rollout = agent_and_rollout(alpha=0.1)
-        metrics = agent.alpha_step(dataclasses.replace(rollout, advantage=seed_sign * noise))[0]
-        grew = agent.alpha > 0.1
-        assert grew == (metrics["surrogate_improvement"] > metrics["surrogate_error"])
 
 
 def test_bias_test():
