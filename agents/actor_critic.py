@@ -36,6 +36,11 @@ class PolicyConfig(StrictModel):
         description="log standard deviation at the start, in units of the action's scale; a list: per action",
     )
     shared: bool = Field(default=True, description="one network for every controlled vehicle; false: one joint network")
+    layer_norm: bool = Field(default=False, description="normalise each hidden layer's output")
+    squash: Literal["none", "tanh"] = Field(
+        default="none",
+        description="what the environment gets of the Gaussian's action: itself, or its tanh (bounds keep their slope)",
+    )
 
 
 class CriticConfig(StrictModel):
@@ -43,6 +48,7 @@ class CriticConfig(StrictModel):
 
     hidden: Units = Field(default=[64, 64], description="units of each hidden layer")
     activation: Activation = Field(default="tanh", description="activation of the hidden layers")
+    layer_norm: bool = Field(default=False, description="normalise each hidden layer's output")
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,13 @@ class PolicySpec:
 
 
 def mlp(
-    sizes: Sequence[int], activation: str, output_gain: float, generator: torch.Generator | None = None
+    sizes: Sequence[int],
+    activation: str,
+    output_gain: float,
+    generator: torch.Generator | None = None,
+    layer_norm: bool = False,
 ) -> nn.Sequential:
-    """Linear layers of the given sizes with activations between them.
+    """Linear layers of the given sizes with activations between them, each followed by a LayerNorm if asked for.
 
     Orthogonal weights (gain sqrt(2), the last ``output_gain``) drawn from ``generator``, zero biases. The global random
     state is not touched.
@@ -94,13 +104,16 @@ def mlp(
         layers.append(layer)
         if not last:
             layers.append(ACTIVATIONS[activation]())
+            if layer_norm:
+                layers.append(nn.LayerNorm(outputs))
     return nn.Sequential(*layers)
 
 
 class Actor(nn.Module):
     """Gaussian policy: mean from a network, log standard deviation free of the state, one per action dimension.
 
-    Actions are in units of the environment's scale, unbounded: the environment clips. With ``shared`` the same network
+    Actions are in units of the environment's scale, unbounded: the environment clips, or gets the tanh (``squash``);
+    likelihoods and gradients are those of the unsquashed Gaussian. With ``shared`` the same network
     acts on each vehicle's own observation [..., C, O], for any C; otherwise one network maps all C * O numbers to all
     C * A. The log standard deviation is kept within ``LOG_STD_BOUNDS`` by projection after each optimiser step: a
     clamp inside the forward pass would have no slope outside and could never come back.
@@ -119,6 +132,7 @@ class Actor(nn.Module):
             config.activation,
             config.output_gain,
             generator,
+            config.layer_norm,
         )
         start = config.log_std if isinstance(config.log_std, list) else [config.log_std] * spec.action_size
         if len(start) != spec.action_size:
@@ -147,6 +161,10 @@ class Actor(nn.Module):
             mean = self.network(observation)
         return mean * self.free if self.spec.frozen else mean
 
+    def squash(self, action: Tensor) -> Tensor:
+        """What the environment gets of the Gaussian's ``action``."""
+        return action.tanh() if self.spec.config.squash == "tanh" else action
+
     def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
         """Log-likelihood per vehicle of ``action`` [..., A] at a normalised ``observation`` [..., O]."""
         return gaussian_log_prob(action, self(observation), self.log_std, self.free_or_none)
@@ -162,7 +180,7 @@ class Critic(nn.Module):
 
     def __init__(self, inputs: int, config: CriticConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.network = mlp([inputs, *config.hidden, 1], config.activation, 1.0, generator)
+        self.network = mlp([inputs, *config.hidden, 1], config.activation, 1.0, generator, config.layer_norm)
 
     def forward(self, flat_observation: Tensor) -> Tensor:
         """Value [...] of a normalised, flattened observation [..., C * O]."""
@@ -231,4 +249,4 @@ class Policy(nn.Module):
                 f"the policy was trained on observations [..., {', '.join(map(str, expected))}], "
                 f"got {list(observation.shape)}: evaluate it on the scenario it was trained on"
             )
-        return self.actor(self.normalizer(observation))
+        return self.actor.squash(self.actor(self.normalizer(observation)))

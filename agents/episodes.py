@@ -108,10 +108,10 @@ def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
         return table
     bounds = scenario.control.acceleration
     keep = KeepLane(env.simulator, speed, bounds)
-    table["keep lane"] = lambda state: env.encode(keep(state.traffic))
+    table["keep lane"] = lambda state: env.encode(keep(state.traffic), state.traffic)
     if scenario.vehicles.controlled.control == "lane" and network.is_closed and network.max_lanes > 1:
         fan_out = FanOutAndAlign(env.simulator, speed, bounds=bounds)
-        table["fan out and align"] = lambda state: env.encode(fan_out(state.traffic))
+        table["fan out and align"] = lambda state: env.encode(fan_out(state.traffic), state.traffic)
     return table
 
 
@@ -123,7 +123,7 @@ def policy_controller(policy: Policy) -> EnvController:
 def validation(
     scenario: Scenario, worlds: int, device: torch.device | str = "cpu"
 ) -> Callable[[Policy], dict[str, float]]:
-    """Judge of policies during training, on traffic of its own; ``score`` is the mean reward per decision."""
+    """Judge of policies during training, on traffic of its own; ``score`` is the return over the horizon"""
     env = held_out_env(scenario, VALIDATION, device)
     traffic: list[Traffic] = []  # drawn when first needed
 
@@ -132,6 +132,6 @@ def validation(
             traffic.append(held_out_traffic(env, range(worlds), VALIDATION))
         measures = run_episodes(env, policy_controller(policy), traffic[0]).measures
         means = {name: float(value.mean()) for name, value in tree.detach(measures).items()}
-        return {"score": means["reward"], **means}
+        return {"score": means["return"] / env.horizon, **means}
 
     return judge

@@ -17,6 +17,7 @@ from trafficgrad.agents.base import Agent
 from trafficgrad.agents.gippo import GIPPOConfig, gippo
 from trafficgrad.agents.ppo import PPO, PPOConfig
 from trafficgrad.agents.rollout import RolloutSettings
+from trafficgrad.agents.rp import RP, RPConfig
 from trafficgrad.config import StrictModel
 from trafficgrad.envs.base import DifferentiableEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
@@ -29,8 +30,12 @@ class AgentEntry(NamedTuple):
     build: Callable[[Any, ActorCritic, torch.Generator], Agent]
 
 
-AGENTS: dict[str, AgentEntry] = {"gippo": AgentEntry(GIPPOConfig, gippo), "ppo": AgentEntry(PPOConfig, PPO)}
-AgentConfig = Annotated[GIPPOConfig | PPOConfig, Field(discriminator="kind")]
+AGENTS: dict[str, AgentEntry] = {
+    "gippo": AgentEntry(GIPPOConfig, gippo),
+    "ppo": AgentEntry(PPOConfig, PPO),
+    "rp": AgentEntry(RPConfig, RP),
+}
+AgentConfig = Annotated[GIPPOConfig | PPOConfig | RPConfig, Field(discriminator="kind")]
 
 
 class EvaluationConfig(StrictModel):

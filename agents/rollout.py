@@ -50,7 +50,7 @@ class Rollout:
 
     raw_observation: Tensor  # [T, B, C, O]
     observation: Tensor  # [T, B, C, O], normalised with the statistics frozen during the window
-    action: Tensor  # [T, B, C, A]
+    action: Tensor  # [T, B, C, A], before any squashing
     eps: Tensor  # [T, B, C, A], action = mean + std * eps
     mean: Tensor  # [T, B, C, A]
     log_std: Tensor  # [A]
@@ -136,7 +136,7 @@ def collect(
             noise = env.sample_noise(worlds, generator)
             elapsed = env_state.elapsed
             raw.append(env_state.observation.detach())
-            env_state, transition = env.step(env_state, action, noise)
+            env_state, transition = env.step(env_state, actor.squash(action), noise)
             if gradient:
                 env_state = tree_map(lambda x: scale_gradient(x, factor) if x.requires_grad else x, env_state)
             seen.append(observation)

@@ -162,7 +162,7 @@ def test_acceleration_is_clipped_with_slope_zero_outside(env: TrafficEnv) -> Non
 def test_encode_inverts_the_action_scales(env: TrafficEnv) -> None:
     controller = FanOutAndAlign(env.simulator, 12.0)
     state = env.reset(2, torch.Generator().manual_seed(0))
-    row = env.encode(controller(state.traffic))
+    row = env.encode(controller(state.traffic), state.traffic)
     assert torch.allclose(row[..., 0] * 2.0, controller(state.traffic).acceleration)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,11 @@ class StrictModel(BaseModel):
 def name_kind(data: Any) -> Any:
     """Before-validator of a union on ``kind``: a missing kind becomes "", so that the error lists the valid ones."""
     return {"kind": "", **data} if isinstance(data, dict) and "kind" not in data else data
+
+
+def default_kind(kind: str) -> Callable[[Any], Any]:
+    """Before-validator of a union on ``kind`` that may be left out."""
+    return lambda data: {"kind": kind, **data} if isinstance(data, dict) and "kind" not in data else data
 
 
 def error_at(path: str, message: str) -> PydanticCustomError:

@@ -1,15 +1,63 @@
-"""What a controlled vehicle sees: a row of numbers about itself and its surroundings, each with a label."""
+"""What controlled vehicles see: rows of numbers about themselves and their surroundings, each with a label."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from trafficgrad.scenario_models import LocalObservation
+from trafficgrad.car_following.base import look_up
+from trafficgrad.scenario_models import LocalObservation, ObservationConfig, WorldObservation
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Neighbors, TrafficState
+from trafficgrad.traffic_scenario import TrafficScenario
 
 _SIDES = ("right", "own", "left")
+
+
+def observation_labels(scenario: TrafficScenario, simulator: Simulator) -> tuple[str, ...]:
+    """Label of every column of :func:`observe`: of one row of a shared observation, or of all rows joined."""
+    config = scenario.observation
+    if isinstance(config, WorldObservation):
+        return world_labels(scenario.total)
+    labels = local_labels(config, simulator.network.max_lanes)
+    every = range(len(simulator.fleet.slots))
+    return labels if config.shared else tuple(f"{c}: {label}" for c in every for label in labels)
+
+
+def observe(state: TrafficState, neighbors: Neighbors, simulator: Simulator, config: ObservationConfig) -> Tensor:
+    """[B, C, O] for a shared observation, else [B, O], as the scenario's ``observation`` section says."""
+    if isinstance(config, WorldObservation):
+        return observe_world(state, simulator)
+    rows = observe_local(state, neighbors, simulator, config)
+    return rows if config.shared else rows.flatten(1)
+
+
+def world_labels(vehicles: int) -> tuple[str, ...]:
+    """Label of every column of :func:`observe_world`."""
+    blocks = ("ahead [m]", "to the left [m]", "speed along [m/s]", "speed across [m/s]")
+    return tuple(f"vehicle {n}: {block}" for block in blocks for n in range(vehicles))
+
+
+def observe_world(state: TrafficState, simulator: Simulator) -> Tensor:
+    """[B, 4 N]: every vehicle's centre relative to the first controlled one's, and its velocity (Son et al. 2023)."""
+    ahead, aside = offsets(state, simulator)
+    along, across = state.speed * torch.cos(state.heading), state.speed * torch.sin(state.heading)
+    return torch.cat([ahead[:, 0], aside[:, 0], along, across], -1)
+
+
+def offsets(state: TrafficState, simulator: Simulator) -> tuple[Tensor, Tensor]:
+    """How far every vehicle's centre is ahead of, and to the left of, each controlled one's; two [B, C, N], m.
+
+    On a closed road the short way round.
+    """
+    slots = simulator.fleet.slots
+    t = simulator.network.tables(state.position.dtype, state.position.device)
+    lane = state.lane.clamp(min=0)
+    centre = t.offset[lane] + state.position - 0.5 * look_up(simulator.fleet.length, state.driver)
+    across = t.number[lane] * t.width[lane] + state.lateral
+    circumference = t.chain_length[lane[:, slots]][..., None]
+    ahead = _around(centre[:, None, :] - centre[:, slots, None], circumference)
+    return ahead, across[:, None, :] - across[:, slots, None]
 
 
 def local_labels(config: LocalObservation, lanes: int) -> tuple[str, ...]:

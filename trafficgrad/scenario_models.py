@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from trafficgrad.config import StrictModel, error_at, name_kind
+from trafficgrad.config import StrictModel, default_kind, error_at, name_kind
 from trafficgrad.gradients import LaneGradient
 from trafficgrad.lane_change import LaneChoice
 
@@ -188,6 +188,24 @@ class RowsInitial(StrictModel):
     jitter: NonNegative = Field(default=0.0, description="largest random displacement forwards, m")
 
 
+class QueueInitial(StrictModel):
+    """Human vehicles in a queue on every lane, from the road's start on; controlled ones ahead, on random lanes.
+
+    The human vehicles are dealt to the lanes evenly (the first lanes get those that are left over). Controlled vehicle
+    c starts ``lead`` + c * ``spacing`` ahead of the front-most vehicle of the lane that it was given.
+    """
+
+    kind: Literal["queue"]
+    spacing: Positive = Field(default=10.0, description="from vehicle to vehicle, front to front, m")
+    lead: Positive = Field(default=50.0, description="of the first controlled vehicle over the lane's front, m")
+    speed: NonNegativeNumber = Field(default=0.0, description="m/s")
+
+
+InitialConfig = Annotated[
+    RowsInitial | QueueInitial, Field(discriminator="kind"), BeforeValidator(default_kind("rows"))
+]
+
+
 class LaneChoiceConfig(StrictModel):
     """When the lane request of a controlled vehicle is granted."""
 
@@ -212,6 +230,20 @@ class ControlConfig(StrictModel):
         default=(-0.1, 0.1), description="bounds of the front wheel angle (steered vehicles), rad"
     )
     steering_scale: Positive = Field(default=0.05, description="front wheel angle of action 1 (steered vehicles), rad")
+    speed_limits: Interval | None = Field(
+        default=None,
+        description="beyond the highest (lowest) speed the acceleration is at most (least) the way back to it in 1 s, "
+        "m/s; null = none",
+    )
+    command: Literal["direct", "heading_and_speed"] = Field(
+        default="direct",
+        description="direct: acceleration and steering; heading_and_speed: a desired speed and heading (steered "
+        "vehicles), which proportional control turns into acceleration and steering in every simulator step",
+    )
+    heading: Interval = Field(default=(-0.9, 0.9), description="desired heading of actions -1 and 1, rad")
+    heading_gain: Positive = Field(default=3.0, description="front wheel angle for each rad of wrong heading")
+    speed: Interval = Field(default=(0.0, 20.0), description="desired speed of actions -1 and 1, m/s")
+    speed_gain: Positive = Field(default=2.0, description="acceleration for each m/s of wrong speed, 1/s")
     lane_choice: LaneChoiceConfig = LaneChoiceConfig()
 
 
@@ -260,6 +292,48 @@ class LocalObservation(StrictModel):
         default=20.0, description="a controlled vehicle within it in a side lane counts as beside, m"
     )
     others: Count = Field(default=3, description="how many of the other controlled vehicles are shown, nearest first")
+
+
+class WorldObservation(StrictModel):
+    """Where every vehicle is and how it moves, seen from the first controlled vehicle: joined rows of all vehicles.
+
+    Four blocks over all vehicles in the order of their slots: distance ahead, distance to the left, speed along the
+    road, speed across it.
+    """
+
+    kind: Literal["world"]
+
+    @property
+    def shared(self) -> bool:
+        """All controlled vehicles are driven by one joint policy."""
+        return False
+
+    @property
+    def target_speed(self) -> None:
+        """Speeds are absolute."""
+        return None
+
+
+ObservationConfig = Annotated[
+    LocalObservation | WorldObservation, Field(discriminator="kind"), BeforeValidator(default_kind("local"))
+]
+
+
+class FailureConfig(StrictModel):
+    """What ends an episode before its time limit. Distances are those of vehicle centres."""
+
+    reward: float | None = Field(
+        default=None, description="takes the place of the reward of the decision that failed; null = the reward stays"
+    )
+    overlap: bool = Field(default=True, description="two vehicles of a lane overlap")
+    centre_distance: Positive | None = Field(
+        default=None, description="another vehicle is nearer to a controlled one than this, m; null = no such test"
+    )
+    off_road: bool = Field(default=False, description="a controlled vehicle is on no lane")
+    farthest: Positive | None = Field(
+        default=None, description="the vehicle next to a controlled one is further than this, m; null = no such test"
+    )
+    overtaken: bool = Field(default=False, description="a human driver, on any lane, is ahead of a controlled vehicle")
 
 
 class PaceReward(StrictModel):

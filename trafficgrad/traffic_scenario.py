@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 import yaml
 from pydantic import Field, PrivateAttr, model_validator
-from torch import Tensor
 
 from trafficgrad.car_following import IDM
 from trafficgrad.config import Document, M, StrictModel, error_at
@@ -18,19 +17,22 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient
 from trafficgrad.lane_change import MOBIL, LaneChoice
 from trafficgrad.network import RoadNetwork, ring, straight
+from trafficgrad.placement import check_places, controlled_slots, draw, starting_places
 from trafficgrad.scenario_models import (
     ControlConfig,
+    FailureConfig,
     IDMConfig,
+    InitialConfig,
     LaneGradientConfig,
     LocalObservation,
     MOBILConfig,
     NetworkConfig,
+    ObservationConfig,
     RewardTerm,
     RowsInitial,
     SimulationConfig,
     Uniform,
     VehiclesConfig,
-    highest,
 )
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Fleet, PerDriver, TrafficState
@@ -48,11 +50,12 @@ class TrafficScenario(StrictModel):
     car_following: IDMConfig = IDMConfig()
     lane_change: MOBILConfig | None = Field(default=None, description="null = ordinary drivers keep their lane")
     vehicles: VehiclesConfig
-    initial: RowsInitial = RowsInitial()
+    initial: InitialConfig = RowsInitial()
     control: ControlConfig = ControlConfig()
     lane_gradient: LaneGradientConfig = LaneGradientConfig()
-    observation: LocalObservation = LocalObservation()
+    observation: ObservationConfig = LocalObservation()
     reward: tuple[RewardTerm, ...] = Field(default=(), strict=False, description="weighted terms that are added")
+    failure: FailureConfig = FailureConfig()
     late: float | None = Field(
         default=None, gt=0, description="end of an episode that `late` measures cover, s; null = its second half"
     )
@@ -66,23 +69,15 @@ class TrafficScenario(StrictModel):
 
     @model_validator(mode="after")
     def _fits_the_road(self) -> TrafficScenario:
-        """Every vehicle needs a place of its own at the start."""
-        cars = (self.vehicles.human, self.vehicles.controlled)
+        """What the sections say fits together."""
         if self.total == 0:
             raise error_at("vehicles", "expected at least one vehicle, got none")
-        longest = max(highest(group.length) for group in cars if group.count)
-        spacing = self.network.length / self.rows
-        if spacing <= longest + self.initial.jitter:
-            raise error_at(
-                "vehicles",
-                f"{self.total} vehicles of up to {longest:g} m with a jitter of {self.initial.jitter:g} m do not fit "
-                f"on {self.network.lanes} lane(s) of {self.network.length:g} m: a place is {spacing:.4g} m long",
-            )
-        if self.network.kind == "straight" and self.initial.jitter > spacing / self.network.lanes:
-            raise error_at(
-                "initial.jitter",
-                f"reaches beyond the road's end, expected at most {spacing / self.network.lanes:.4g} m",
-            )
+        check_places(self)
+        control, steered = self.control, self.vehicles.controlled.control == "steered"
+        if control.command == "heading_and_speed" and not steered:
+            raise error_at("control.command", "heading_and_speed needs vehicles.controlled.control: steered")
+        if self.failure.overtaken and self.network.kind == "ring":
+            raise error_at("failure.overtaken", "on a closed road nobody is ahead: expected false")
         kinds = [term.kind for term in self.reward]
         if len(set(kinds)) < len(kinds):
             raise error_at("reward", f"expected every kind of term once, got {', '.join(kinds)}")
@@ -112,21 +107,7 @@ class TrafficScenario(StrictModel):
     @property
     def controlled_slots(self) -> tuple[int, ...]:
         """Vehicle slots of the controlled vehicles, in the order of their rows."""
-        group, lanes = self.vehicles.controlled, self.network.lanes
-        lane, rows = group.placement.lane, group.placement.rows
-        rows = tuple(range(group.count)) if rows is None else rows
-        if len(rows) != group.count or len(set(rows)) != len(rows):
-            raise error_at(
-                "vehicles.controlled.placement.rows",
-                f"expected {group.count} different rows, one for each controlled vehicle, got {list(rows)}",
-            )
-        slots = tuple(row * lanes + lane for row in rows)
-        if group.count and (lane >= lanes or max(slots) >= self.total):
-            raise error_at(
-                "vehicles.controlled.placement",
-                f"lane {lane}, rows {list(rows)} lie outside the {lanes} lane(s) with {self.total} places",
-            )
-        return slots
+        return controlled_slots(self)
 
     def build(self, seed: int = 0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Simulator:
         """The simulator of this scenario.
@@ -144,7 +125,7 @@ class TrafficScenario(StrictModel):
             count = self.vehicles.controlled.count
             if not isinstance(human, Uniform) and (human == controlled or count == 0):
                 return float(human)
-            rows = [_draw(controlled, count, generator), _draw(human, self.driver_rows, generator)]
+            rows = [draw(controlled, count, generator), draw(human, self.driver_rows, generator)]
             return torch.cat(rows).to(device=device, dtype=dtype)
 
         limit = self.simulation.max_braking
@@ -196,12 +177,8 @@ class TrafficScenario(StrictModel):
         Parameters:
             batch: worlds. generator: a CPU generator of all draws. dtype, device: of the state.
         """
-        lanes, slots = self.network.lanes, torch.arange(self.total)
-        lane, row = slots % lanes, slots // lanes
-        along = (row + lane / lanes) * self.network.length / self.rows
-        along = along + self.initial.jitter * torch.rand(batch, self.total, generator=generator, dtype=torch.float64)
+        along, lane = starting_places(self, batch, generator)
         piece = self.network.length / self.network.edges
-        along = along % self.network.length
         edge = (along / piece).long().clamp(max=self.network.edges - 1)
         position = (along - edge * piece).clamp(min=0)
         controlled = torch.tensor(self.controlled_slots, dtype=torch.int64)
@@ -209,8 +186,10 @@ class TrafficScenario(StrictModel):
             len(controlled), len(controlled) + self.driver_rows, (batch, self.total), generator=generator
         )
         driver[:, controlled] = torch.arange(len(controlled))
-        speed = _draw(self.initial.speed, batch * self.total, generator).view(batch, self.total)
-        return TrafficState(position=position, speed=speed, lane=edge * lanes + lane, driver=driver).to(device, dtype)
+        speed = draw(self.initial.speed, batch * self.total, generator).view(batch, self.total)
+        return TrafficState(position=position, speed=speed, lane=edge * self.network.lanes + lane, driver=driver).to(
+            device, dtype
+        )
 
     def initial_state(
         self,
@@ -258,11 +237,3 @@ class TrafficScenario(StrictModel):
             TrafficGradError: one sentence.
         """
         return replace(self._document, data={"training": self.training}).validate(model, ("training",))
-
-
-def _draw(value: float | Uniform, count: int, generator: torch.Generator | None) -> Tensor:
-    """``count`` independent numbers, float64 on the CPU, so that every dtype and device sees the same drivers."""
-    if not isinstance(value, Uniform):
-        return torch.full((count,), float(value), dtype=torch.float64)
-    low, high = value.uniform
-    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)

@@ -59,6 +59,8 @@ class _World:
         control = self.env.scenario.control
         ranges = [(*control.acceleration, control.acceleration_scale), (*control.steering, control.steering_scale)]
         bounded = len(columns) if self.env.scenario.vehicles.controlled.control == "steered" else 1
+        if control.command == "heading_and_speed":
+            bounded = 0  # these actions are normalised already
         for i, (low, high, scale) in enumerate(ranges[:bounded]):
             columns[i] = (low + 0.5 * columns[i] * (high - low)) / scale
         columns[bounded:] = [column - 1.0 for column in columns[bounded:]]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
+from trafficgrad.envs.held_action import HeldAction, action_labels, encode
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.gradients import scale_gradient
-from trafficgrad.observations import local_labels, observe_local
+from trafficgrad.failures import failures
+from trafficgrad.observations import observation_labels, observe
 from trafficgrad.rewards import reward_terms
 from trafficgrad.scenario_models import PaceReward
 from trafficgrad.state import Action, Neighbors, TrafficState
@@ -57,12 +58,11 @@ class TrafficEnv(DifferentiableEnv):
 
     An action row holds the acceleration (in units of the scenario's ``acceleration_scale``, clipped to its bounds
     with slope 0 outside) and, depending on the control, the lane request (above 1/3 left, below -1/3 right) or the
-    steering. The acceleration is held for ``decision_steps`` simulator steps. The lane request is offered in each of
-    them until it is granted; its gradient is that of the granting step, or the mean over the offers if none was
-    granted.
+    steering; with ``control.command: heading_and_speed`` a desired speed and heading. It is held for
+    ``decision_steps`` simulator steps (:class:`~trafficgrad.envs.held_action.HeldAction`).
 
     ``step(..., action=None)`` lets the controlled vehicles drive like everybody else.
-    An overlap of two vehicles is a collision and ends the episode.
+    What the scenario's ``failure`` section names ends the episode, and may replace the decision's reward.
     """
 
     differentiable: ClassVar[bool] = True
@@ -87,13 +87,8 @@ class TrafficEnv(DifferentiableEnv):
         self._rewards = reward_terms(scenario.reward, self.human)
         shared = scenario.observation.shared
         self.agents = len(self.slots) if shared else None
-        labels = local_labels(scenario.observation, self.simulator.network.max_lanes)
-        second = {"lane": ("lane_request",), "steered": ("steering",), "acceleration": ()}[
-            scenario.vehicles.controlled.control
-        ]
-        actions = ("acceleration", *second)
-        every = range(len(self.slots))
-        self.observation_labels = labels if shared else tuple(f"{c}: {x}" for c in every for x in labels)
+        self.observation_labels = observation_labels(scenario, self.simulator)
+        actions, every = action_labels(scenario), range(len(self.slots))
         self.action_labels = actions if shared else tuple(f"{c}: {x}" for c in every for x in actions)
         self.horizon = scenario.horizon
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
@@ -140,13 +135,13 @@ class TrafficEnv(DifferentiableEnv):
         """Like :meth:`step`; also returns the state after each simulator step (before any reset), for recording."""
         state, around = env_state.scene.traffic, env_state.scene.neighbors
         steps = self.scenario.simulation.decision_steps
-        plan = _HeldAction(self, action, steps, state) if action is not None else None
+        plan = HeldAction(self.scenario, action, len(self.slots), state.worlds) if action is not None else None
         index = self.simulator.network.tables(self.dtype, self.device).number
         states, sums = [], dict.fromkeys(self._rewards, state.speed.new_zeros(state.worlds))
-        collided = torch.zeros(state.worlds, dtype=torch.bool, device=self.device)
+        failed = collided = torch.zeros(state.worlds, dtype=torch.bool, device=self.device)
         changes = state.speed.new_zeros(state.worlds)
         for i in range(steps):
-            applied = plan.at(i) if plan is not None else None
+            applied = plan.at(i, state, self.slots) if plan is not None else None
             after = self.simulator.step(state, applied, None if noise is None else noise[i], around)
             around = self.simulator.neighbors(after)
             changed = index[after.lane.clamp(min=0)] != index[state.lane.clamp(min=0)]
@@ -154,7 +149,8 @@ class TrafficEnv(DifferentiableEnv):
                 plan.granted(changed[:, self.slots])
             for name, (_, function) in self._rewards.items():
                 sums[name] = sums[name] + function(state, applied, after, around)
-            collided = collided | metrics.overlaps(around).any(-1)
+            now = failures(after, around, self.simulator, self.scenario.failure)
+            collided, failed = collided | now.collided, failed | now.failed
             changes = changes + changed.sum(-1)
             state = after
             states.append(state)
@@ -162,36 +158,26 @@ class TrafficEnv(DifferentiableEnv):
         reward = state.speed.new_zeros(state.worlds)
         for name, (weight, _) in self._rewards.items():
             reward = reward + weight * parts[name]
+        if self.scenario.failure.reward is not None:
+            reward = torch.where(failed, self.scenario.failure.reward, reward)
         terms = {name: part.detach() for name, part in parts.items()} | self._measures(state, changes, collided)
-        scene = Scene(state, around, self._observe(state, around))
+        scene = self._look(state, around)
         elapsed = env_state.elapsed + 1
-        transition_end = {"terminated": collided, "truncated": (elapsed >= self.horizon) & ~collided}
+        transition_end = {"terminated": failed, "truncated": (elapsed >= self.horizon) & ~failed}
         transition = Transition(scene.observation, scene.observation, reward, **transition_end, terms=terms)
         after_reset = self._autoreset(dataclasses.replace(env_state, scene=scene, elapsed=elapsed), transition.done)
         return after_reset, dataclasses.replace(transition, observation=after_reset.observation), states
 
-    def encode(self, action: Action) -> Tensor:
-        """The action row(s) that make the controlled vehicles do ``action`` (for scripted controllers)."""
-        control = self.scenario.control
-        parts = [action.acceleration / control.acceleration_scale]
-        if self.scenario.vehicles.controlled.control == "lane":
-            parts.append(torch.zeros_like(parts[0]) if action.lane is None else action.lane)
-        elif self.scenario.vehicles.controlled.control == "steered":
-            parts.append(
-                torch.zeros_like(parts[0]) if action.steering is None else action.steering / control.steering_scale
-            )
-        row = torch.stack(parts, -1)
+    def encode(self, action: Action, traffic: TrafficState) -> Tensor:
+        """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""
+        row = encode(self.scenario, action, traffic, self.slots)
         return row if self.agents is not None else row.flatten(1)
 
     # ------------------------------------------------------------------ parts
 
-    def _look(self, traffic: TrafficState) -> Scene:
-        around = self.simulator.neighbors(traffic)
-        return Scene(traffic, around, self._observe(traffic, around))
-
-    def _observe(self, traffic: TrafficState, around: Neighbors) -> Tensor:
-        rows = observe_local(traffic, around, self.simulator, self.scenario.observation)
-        return rows if self.agents is not None else rows.flatten(1)
+    def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
+        around = self.simulator.neighbors(traffic) if around is None else around
+        return Scene(traffic, around, observe(traffic, around, self.simulator, self.scenario.observation))
 
     @torch.no_grad()
     def _measures(self, state: TrafficState, changes: Tensor, collided: Tensor) -> dict[str, Tensor]:
@@ -217,44 +203,3 @@ class TrafficEnv(DifferentiableEnv):
             elapsed=torch.where(done, 0, env_state.elapsed),
             pool_next=torch.where(done, (env_state.pool_next + worlds) % size, env_state.pool_next),
         )
-
-
-class _HeldAction:
-    """One decision's action, offered to the simulator step by step."""
-
-    def __init__(self, env: TrafficEnv, action: Tensor, steps: int, like: TrafficState) -> None:
-        rows = action.reshape(like.worlds, len(env.slots), -1)
-        # Elsewhere than on a CPU looking at values would wait for the device.
-        if rows.device.type == "cpu" and not bool(torch.isfinite(rows).all()):
-            world, vehicle, _ = (~torch.isfinite(rows)).nonzero()[0].tolist()
-            raise TrafficGradError(f"the action is not finite for controlled vehicle {vehicle} of world {world}")
-        control, self._kind = env.scenario.control, env.scenario.vehicles.controlled.control
-        low, high = control.acceleration
-        self._acceleration = _clip(rows[..., 0] * control.acceleration_scale, low, high)
-        self._second = rows[..., 1] if rows.shape[-1] > 1 else None
-        if self._kind == "steered" and self._second is not None:
-            self._second = _clip(self._second * control.steering_scale, *control.steering)
-        self._done = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        # Weights of the offers' gradients; they are known at the decision's end, before anybody asks for a gradient.
-        self._weights = rows.new_full((steps, *rows.shape[:2]), 1.0 / steps)
-        self._step = 0
-
-    def at(self, i: int) -> Action:
-        """The action of simulator step ``i``."""
-        self._step = i
-        if self._kind != "lane" or self._second is None:
-            return Action(self._acceleration, None, self._second)
-        request = scale_gradient(self._second, self._weights[i])
-        return Action(self._acceleration, torch.where(self._done, 0.0, request))
-
-    def granted(self, changed: Tensor) -> None:
-        """Tell which controlled vehicles [B, C] changed lane in the step just done."""
-        first = changed & ~self._done
-        only_here = torch.zeros_like(self._weights)
-        only_here[self._step] = 1.0
-        self._weights.copy_(torch.where(first, only_here, self._weights))
-        self._done = self._done | changed
-
-
-def _clip(x: Tensor, low: float, high: float) -> Tensor:
-    return torch.where(x > low, torch.where(x < high, x, high), low)

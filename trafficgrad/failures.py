@@ -1,0 +1,53 @@
+"""What ends an episode early: tests on a state, as the ``failure`` section of a scenario names them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trafficgrad import metrics
+from trafficgrad.observations import offsets
+from trafficgrad.scenario_models import FailureConfig
+from trafficgrad.simulator import Simulator
+from trafficgrad.state import Neighbors, TrafficState
+
+
+class Failures(NamedTuple):
+    """Outcome of the tests, [B] bool."""
+
+    failed: Tensor  # any of them
+    collided: Tensor  # an overlap, or centres too near
+
+
+@torch.no_grad()
+def failures(state: TrafficState, around: Neighbors, simulator: Simulator, config: FailureConfig) -> Failures:
+    """Test every world of ``state``, whose neighbours are ``around``.
+
+    Distances are those of the vehicles' centres along and across the road, sqrt(dx^2 + dy^2), with no regard to bodies
+    or headings (Son et al. 2023); on a closed road dx is the short way round.
+    """
+    worlds = state.worlds
+    none = torch.zeros(worlds, dtype=torch.bool, device=state.lane.device)
+    collided = metrics.overlaps(around).any(-1) if config.overlap else none
+    failed = collided
+    slots = simulator.fleet.slots
+    if not len(slots):
+        return Failures(failed, collided)
+    if config.off_road:
+        failed = failed | (state.lane[:, slots] < 0).any(-1)
+    if config.centre_distance is None and config.farthest is None and not config.overtaken:
+        return Failures(failed, collided)
+    ahead, aside = offsets(state, simulator)
+    itself = torch.arange(state.vehicles, device=slots.device) == slots[:, None]
+    other = (~itself & state.active[:, None, :]) & state.active[:, slots, None]
+    nearest = torch.hypot(ahead, aside).masked_fill(~other, torch.inf).amin(-1)
+    if config.centre_distance is not None:
+        collided = collided | (nearest < config.centre_distance).any(-1)
+    if config.farthest is not None:
+        failed = failed | (torch.isfinite(nearest) & (nearest > config.farthest)).any(-1)
+    if config.overtaken:
+        human = ~simulator.fleet.mask(state.vehicles)
+        failed = failed | ((ahead > 0.0) & other & human).flatten(1).any(-1)
+    return Failures(failed | collided, collided)
