@@ -220,7 +220,7 @@ class ActorCritic(nn.Module):
 
 
 class Policy(nn.Module):
-    """Deterministic policy for evaluation: raw observation in, mean action out.
+    """Policy for evaluation: raw observation in, action out; deterministic unless :meth:`sample` is asked.
 
     A shared policy accepts any number of vehicles: [..., O] gives [..., A].
     """
@@ -235,13 +235,23 @@ class Policy(nn.Module):
         """Sizes and configuration."""
         return self.actor.spec
 
-    @torch.no_grad()
     def forward(self, observation: Tensor) -> Tensor:
         """Mean action [..., A] in units of the environment's action scale.
 
         Raises:
             TrafficGradError: the observation's size is not the one that the policy was trained on.
         """
+        return self.actor.squash(self._mean(observation))
+
+    def sample(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Like calling the policy, with its exploration noise, drawn from ``generator``."""
+        mean = self._mean(observation)
+        place = mean.device if generator is None else generator.device
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=place).to(mean.device)
+        return self.actor.squash(mean + self.actor.log_std.detach().exp() * noise * self.actor.free)
+
+    @torch.no_grad()
+    def _mean(self, observation: Tensor) -> Tensor:
         spec = self.spec
         expected = (spec.observation_size,) if self.actor.copies == 1 else (self.actor.copies, spec.observation_size)
         if tuple(observation.shape[-len(expected) :]) != expected:
@@ -249,4 +259,4 @@ class Policy(nn.Module):
                 f"the policy was trained on observations [..., {', '.join(map(str, expected))}], "
                 f"got {list(observation.shape)}: evaluate it on the scenario it was trained on"
             )
-        return self.actor.squash(self.actor(self.normalizer(observation)))
+        return self.actor(self.normalizer(observation))

@@ -81,14 +81,24 @@ class AlphaRegression:
     SMALLEST = 1e-5
     MAX_NORM = 1.0
 
-    def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, learning_rate: float, iterations: int) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: float,
+        iterations: int,
+        moves_std: bool = True,
+    ) -> None:
+        """``moves_std``: the standard deviation is fitted too; otherwise it stays what it is."""
         self.actor = actor
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.iterations = iterations
+        self.moves_std = moves_std
 
     def _loss(self, observation: Tensor, noise: Tensor, target: Tensor) -> Tensor:
-        reached = self.actor(observation) + self.actor.log_std.exp() * noise
+        std = self.actor.log_std.exp()
+        reached = self.actor(observation) + (std if self.moves_std else std.detach()) * noise
         return (reached - target).square().sum(-1).mean()
 
     def fit(self, observation: Tensor, noise: Tensor, target: Tensor) -> Regression:
@@ -99,7 +109,8 @@ class AlphaRegression:
             noise: Tensor, shape (S, ..., A), the eps of the actions that were taken.
             target: Tensor, shape (S, ..., A), the moved actions.
         """
-        actor, parameters = self.actor, list(self.actor.parameters())
+        actor = self.actor
+        parameters = list(actor.parameters() if self.moves_std else actor.network.parameters())
         weights = copy.deepcopy(actor.state_dict())
         moments = copy.deepcopy(self.optimizer.state_dict())
         rate, before, after = self.learning_rate, 0.0, 0.0

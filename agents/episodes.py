@@ -41,7 +41,13 @@ class Traffic:
 
 
 def held_out_env(scenario: Scenario, offset: int = HELD_OUT, device: torch.device | str = "cpu") -> TrafficEnv:
-    """The scenario's environment with a table of human drivers that no training has seen."""
+    """The scenario's environment with a table of human drivers that no training has seen.
+
+    It is the hard one: where the training relaxes lane choices (``sigmoid``), its returns mean nothing.
+    """
+    if scenario.lane_gradient.mode == "sigmoid":
+        hard = scenario.lane_gradient.model_copy(update={"mode": "blocked"})
+        scenario = scenario.model_copy(update={"lane_gradient": hard})
     return TrafficEnv(scenario, seed=offset, device=device)
 
 
@@ -93,6 +99,7 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
             measures[name] = mean(series[name], present)
             measures[f"late_{name}"] = mean(series[name], present * late)
     minutes = present.sum(0) * seconds / 60.0
+    measures["length"] = present.sum(0)
     measures["lane_changes"] = (series["lane_changes"] * present).sum(0) / minutes / env.scenario.total
     measures["collisions"] = (series["collisions"] * present).sum(0)
     trajectory = Trajectory.of(states, None, env.simulator.dt) if record else None
@@ -115,15 +122,17 @@ def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
     return table
 
 
-def policy_controller(policy: Policy) -> EnvController:
-    """A learnt policy, deterministic."""
-    return lambda state: policy(state.observation)
+def policy_controller(policy: Policy, generator: torch.Generator | None = None) -> EnvController:
+    """A learnt policy, deterministic; with a ``generator`` it acts with its exploration noise."""
+    if generator is None:
+        return lambda state: policy(state.observation)
+    return lambda state: policy.sample(state.observation, generator)
 
 
 def validation(
     scenario: Scenario, worlds: int, device: torch.device | str = "cpu"
 ) -> Callable[[Policy], dict[str, float]]:
-    """Judge of policies during training, on traffic of its own; ``score`` is the return over the horizon"""
+    """Judge of policies during training, on traffic of its own; ``score`` is the return over the horizon."""
     env = held_out_env(scenario, VALIDATION, device)
     traffic: list[Traffic] = []  # drawn when first needed
 

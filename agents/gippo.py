@@ -17,7 +17,7 @@ Where it departs from the authors' released code, and why:
   quantile, and what is not finite stops the run or is dropped (F10);
 * no variances of different estimators are compared (F11).
 
-The speed limiter of the original traffic environment (F7) is not part of this package.
+The speed limiter of the original traffic environment, which did not limit (F7), works in ours.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class GIPPOConfig(UpdateConfig):
         default=4096,
         ge=1,
         description="decisions of one world each that the regression uses, drawn at random; null = all",
+    )
+    alpha_moves_std: bool = Field(
+        default=True,
+        description="the regression fits the standard deviation too; where noise hurts at once but explores, it shrinks "
+        "too early: then false",
     )
     max_sigma_change: float = Field(
         default=0.4, gt=0, description="variance test: largest relative change of a standard deviation"
@@ -99,9 +104,10 @@ class GIPPO(Agent):
         self.alpha = config.alpha
         self.mean_square = 0.0
         self.ppo = PPOUpdate(config, networks, generator)
-        optimizer = adam(networks.actor.parameters(), config.alpha_learning_rate, betas=(0.7, 0.95))
+        fitted = networks.actor if config.alpha_moves_std else networks.actor.network
+        optimizer = adam(fitted.parameters(), config.alpha_learning_rate, betas=(0.7, 0.95))
         self.regression = AlphaRegression(
-            networks.actor, optimizer, config.alpha_learning_rate, config.alpha_iterations
+            networks.actor, optimizer, config.alpha_learning_rate, config.alpha_iterations, config.alpha_moves_std
         )
         self.bias = BiasTest()
 

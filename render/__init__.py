@@ -22,6 +22,7 @@ except ImportError as error:
 
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
+from trafficgrad.render.gradient_plots import gradient_check_figure
 from trafficgrad.render.plots import learning_curve, time_space_diagram
 from trafficgrad.render.record import frame_times, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
@@ -38,6 +39,7 @@ __all__ = [
     "caption_text",
     "draw_state",
     "frame_times",
+    "gradient_check_figure",
     "learning_curve",
     "record",
     "show",

@@ -87,6 +87,19 @@ def test_zero_gradient_leaves_the_policy_where_it_is():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-9)
 
 
+def test_the_standard_deviation_may_stay_out_of_the_regression():
+    """It then keeps its value to the last bit, also after PPO has left gradients behind; otherwise it is fitted."""
+    for moves in (True, False):
+        agent, rollout = agent_and_rollout(alpha_moves_std=moves)
+        agent.update(rollout)
+        before, weight = (
+            x.detach().clone() for x in (agent.networks.actor.log_std, next(agent.networks.actor.network.parameters()))
+        )
+        agent.alpha_step(rollout)
+        assert torch.equal(before, agent.networks.actor.log_std) == (not moves)
+        assert not torch.equal(weight, next(agent.networks.actor.network.parameters()))
+
+
 def test_mixture_density_is_exact_even_far_apart():
     first = torch.tensor([-1.0, -2.0, -700.0, -1.0, -2000.0], dtype=torch.float64)
     second = torch.tensor([-1.0, -9.0, -1.0, -700.0, -2001.0], dtype=torch.float64)

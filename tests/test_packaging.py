@@ -54,6 +54,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.agents": "agents",
     "trafficgrad.render": "render",
     "trafficgrad.benchmark": "studies",
+    "trafficgrad.gradient_check": "studies",
     "trafficgrad.pictures": "studies",
     "trafficgrad.cli": "cli",
     "trafficgrad.__main__": "cli",

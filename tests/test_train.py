@@ -17,6 +17,11 @@ from trafficgrad.agents.train import train
 from trafficgrad.errors import TrafficGradError
 
 WORLDS, WINDOW = 8, 6
+SMALL_AGENTS = {
+    "gippo": {"kind": "gippo", "minibatch": 16, "epochs": 2},
+    "ppo": {"kind": "ppo", "minibatch": 16, "epochs": 2},
+    "rp": {"kind": "rp", "critic_minibatch": 16, "critic_epochs": 2, "schedule": "constant"},
+}
 
 
 def experiment(iterations=4, agent="gippo", env=None, evaluate=None, **config):
@@ -24,7 +29,7 @@ def experiment(iterations=4, agent="gippo", env=None, evaluate=None, **config):
         "decisions": iterations * WORLDS * WINDOW,
         "worlds": WORLDS,
         "window": WINDOW,
-        "agent": agent if isinstance(agent, dict) else {"kind": agent, "minibatch": 16, "epochs": 2},
+        "agent": agent if isinstance(agent, dict) else SMALL_AGENTS[agent],
         "policy": {"hidden": [8]},
         "critic": {"hidden": [8]},
         **config,
@@ -49,7 +54,7 @@ def same(first, second):
     return first == second
 
 
-@pytest.mark.parametrize("agent", ["gippo", "ppo"])
+@pytest.mark.parametrize("agent", list(SMALL_AGENTS))
 def test_resume_is_bit_for_bit(tmp_path, agent):
     whole = train(experiment(4, agent), tmp_path / "whole", progress=False)
     train(experiment(2, agent), tmp_path / "parts", progress=False)
@@ -89,11 +94,11 @@ def test_the_run_folder(tmp_path):
     assert "training" not in load_checkpoint(run / "best.pt")
 
 
-@pytest.mark.parametrize("agent", ["gippo", "ppo"])
+@pytest.mark.parametrize("agent", list(SMALL_AGENTS))
 @pytest.mark.parametrize("vehicles", [2, None])
 def test_it_learns(tmp_path, agent, vehicles):
     settings = {"policy": {}, "critic": {}, "worlds": 32, "window": 16, "decisions": 32 * 16 * 25}
-    kind = {"kind": agent, "minibatch": 128}
+    kind = {"kind": "rp", "learning_rate": 3e-3} if agent == "rp" else {"kind": agent, "minibatch": 128}
     train(experiment(agent=kind, env=ToyEnv(vehicles, horizon=20), **settings), tmp_path / "run", progress=False)
     reward = [float(row["reward"]) for row in rows(tmp_path / "run")]
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.3

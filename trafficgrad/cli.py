@@ -143,6 +143,55 @@ def bench(
 
 
 @app.command()
+def gradcheck(
+    file: File,
+    policy: Annotated[str | None, typer.Option(metavar="RUN", help="Who drives; default: a scripted driver.")] = None,
+    wrt: Annotated[str, typer.Option(help="Gradient by actions, drivers or initial (state).")] = "actions",
+    mode: Annotated[list[str] | None, typer.Option(help="Gradient mode, repeatable; default: all.")] = None,
+    widths: Annotated[
+        str | None, typer.Option(metavar="M,M,...", help="Transition widths to try with straight_through, m.")
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V,V,...", help="The same for another lane_gradient setting.")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Windows.")] = 24,
+    steps: Annotated[int | None, typer.Option(help="Decisions of a window; default: 32.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of the reference for each window.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Perturbed gradients for each window and mode.")] = None,
+    sd: Annotated[float, typer.Option(help="Standard deviation of the perturbations.")] = 0.1,
+    block: Annotated[int, typer.Option(help="Decisions that share an offset of the actions.")] = 8,
+    per_vehicle: Annotated[bool, typer.Option("--per-vehicle", help="With drivers: each one's own.")] = False,
+    discount: Annotated[float, typer.Option(help="Discount of rewards for each decision.")] = 1.0,
+    exploration: Annotated[float, typer.Option(help="Noise of the actions where no policy drives.")] = 0.3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of windows and perturbations.")] = 0,
+    settings: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture (.png, .pdf, .svg).")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Tell how far a scenario's gradients can be trusted, mode by mode."""
+    from trafficgrad.gradient_check import command
+    from trafficgrad.gradient_check.settings import CheckSettings, checked_wrt
+
+    place = _prepare(device)
+    check = CheckSettings(
+        wrt=checked_wrt(wrt),
+        windows=windows,
+        steps=steps,
+        pairs=pairs,
+        samples=samples,
+        sd=sd,
+        block=block,
+        per_vehicle=per_vehicle,
+        discount=discount,
+        exploration=exploration,
+        seed=seed,
+    )
+    varied = command.parse_vary(vary or (), widths)
+    command.run(file, check, policy, mode or (), varied, settings or (), as_json, plot, place)
+
+
+@app.command()
 def scenarios() -> None:
     """List the scenarios that ship with the package."""
     from trafficgrad.scenario_config import list_scenarios

@@ -6,9 +6,12 @@ vehicles, so the result is [B] or [T+1, B]. ``vehicles`` [N] bool restricts them
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.network.road_network import RoadNetwork
 from trafficgrad.state import Neighbors, TrafficState
 from trafficgrad.trajectory import Trajectory
@@ -57,6 +60,41 @@ def lane_changes(trajectory: Trajectory, network: RoadNetwork, vehicles: Tensor 
     changed = (index[1:] != index[:-1]) & trajectory.active[1:]
     changed = changed if vehicles is None else changed & vehicles
     return changed.sum((0, 2))
+
+
+def wave_speed(trajectory: Trajectory, network: RoadNetwork, vehicles: Tensor | None = None) -> Tensor:
+    """Speed at which the slow region moves along a closed road, m/s, [B]; negative = against the traffic.
+
+    It is followed by the phase of the first Fourier mode of the speeds over the road,
+    z(t) = mean over vehicles of (v - mean v) exp(2 pi i x / L), whose turns are counted from record to record; the
+    result is the slope of a line fitted to them. It means something where one slow region is on the road, and where it
+    moves by less than half the road between two records.
+
+    Parameters:
+        trajectory: fields [T+1, B, N]. network: closed roads, all lanes of a world's road equally long.
+        vehicles: [N] bool, whose speeds count; default: all.
+
+    Raises:
+        TrafficGradError: an open road, or fewer than two records.
+    """
+    if not network.is_closed:
+        raise TrafficGradError("wave_speed needs a closed road, such as a ring: on an open one no wave comes round")
+    if trajectory.steps < 1:
+        raise TrafficGradError("wave_speed needs a trajectory of at least one step")
+    t = network.tables(trajectory.speed.dtype, trajectory.speed.device)
+    lane = trajectory.lane.clamp(min=0)
+    length = t.chain_length[lane]
+    angle = 2.0 * math.pi * (t.offset[lane] + trajectory.position) / length
+    weights = _weights(trajectory, vehicles)
+    slow = (trajectory.speed - mean_speed(trajectory, vehicles)[..., None]) * weights
+    real, imaginary = (slow * angle.cos()).sum(-1), (slow * angle.sin()).sum(-1)
+    across = real[:-1] * imaginary[1:] - imaginary[:-1] * real[1:]
+    along = real[:-1] * real[1:] + imaginary[:-1] * imaginary[1:]
+    turned = torch.cat([torch.zeros_like(across[:1]), torch.atan2(across, along).cumsum(0)])
+    time = trajectory.dt * torch.arange(len(turned), dtype=turned.dtype, device=turned.device)[:, None]
+    time = time - time.mean()
+    rate = (time * turned).sum(0) / (time * time).sum()
+    return rate * (length[0] * weights[0]).sum(-1) / (2.0 * math.pi)
 
 
 def overlaps(neighbors: Neighbors) -> Tensor:

@@ -57,12 +57,14 @@ def ring_drivers() -> dict[str, np.ndarray]:
     return {name: np.full(22, value) for name, value in values.items()}
 
 
-def network(folder: Path, nodes: dict[str, tuple[float, float]], edges: list[tuple[str, str, str, float]]) -> Path:
+def network(
+    folder: Path, nodes: dict[str, tuple[float, float]], edges: list[tuple[str, str, str, float]], lanes: int = 1
+) -> Path:
     """Build a SUMO network without internal lanes from nodes and edges (id, from, to, length)."""
     rows = [f'<node id="{n}" x="{x}" y="{y}" type="priority"/>' for n, (x, y) in nodes.items()]
     (folder / "n.nod.xml").write_text(f"<nodes>{''.join(rows)}</nodes>")
     rows = [
-        f'<edge id="{e}" from="{a}" to="{b}" numLanes="1" speed="{FAST}" length="{length}"/>'
+        f'<edge id="{e}" from="{a}" to="{b}" numLanes="{lanes}" speed="{FAST}" length="{length}"/>'
         for e, a, b, length in edges
     ]
     (folder / "n.edg.xml").write_text(f"<edges>{''.join(rows)}</edges>")

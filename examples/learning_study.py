@@ -1,10 +1,12 @@
-"""Train and compare on the shipped rings; writes docs/results/*.csv. Resumable: finished trainings are not repeated.
+"""Train and compare on shipped scenarios; writes docs/results/*.csv. Resumable: finished trainings are not repeated.
 
-    python examples/ring_study.py ring_4lane --jobs 2      # hours on 2 cores; --rows gippo --seeds 1 2 3 for a part
-    python examples/ring_study.py ring_4lane --table       # print the table of what has been computed so far
+    python examples/learning_study.py ring_4lane --jobs 2  # hours on 2 cores; --rows gippo --seeds 1 2 3 for a part
+    python examples/learning_study.py pace_car_2lane       # an hour
+    python examples/learning_study.py ring_4lane --table   # print the table of what has been computed so far
 
-Every row is trained with several seeds and its best policy (by validation traffic) is evaluated on 20 held-out traffic
-seeds. One thread a training, so that several run side by side without disturbing each other.
+Every row is trained with several seeds. On the rings the best policy (by validation traffic) is evaluated, on the pace
+car the last one, deterministic and with its exploration noise: on held-out traffic seeds. One thread a training, so
+that several run side by side without disturbing each other.
 """
 
 from __future__ import annotations
@@ -13,33 +15,85 @@ import argparse
 import csv
 import multiprocessing
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, policy_controller, run_episodes
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train
 from trafficgrad.files import complete_file
+from trafficgrad.gradients import MODES
 from trafficgrad.render import learning_curve
-from trafficgrad.scenario_config import load_scenario
+from trafficgrad.scenario_config import Scenario, load_scenario
 
-ROWS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> agent, overrides
+_RINGS: dict[str, tuple[str, tuple[str, ...]]] = {  # row -> agent, overrides
     "gippo": ("gippo", ()),
     "gippo, dA/da = 0": ("gippo", ("training.agent.use_gradient=false",)),
     "ppo": ("ppo", ()),
-    "gippo, no lane head": ("gippo", ("training.frozen_actions=[lane_request]",)),
 }
-UNTRAINED = "untrained"
-SEEDS = 20  # held-out traffic
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-MEASURES = (
+_HEADING = "control.command=heading_and_speed"
+
+
+def _mode(agent: str, mode: str, *overrides: str) -> tuple[str, tuple[str, ...]]:
+    return agent, ("training.decisions=409600", f"lane_gradient.mode={mode}", *overrides)
+
+
+_PACE_CAR = {
+    **{f"{agent}, {mode}": _mode(agent, mode) for agent in ("rp", "gippo") for mode in MODES},
+    **{
+        f"{agent}, straight_through, width {width}": _mode(
+            agent, "straight_through", f"lane_gradient.transition_width={width}"
+        )
+        for agent, widths in (("rp", (0.1, 0.25, 1.0)), ("gippo", (0.1,)))
+        for width in widths
+    },
+    "rp, straight_through, samples not clipped": _mode(
+        "rp", "straight_through", "training.agent.gradient_clip_quantile=1.0"
+    ),
+    "ppo": _mode("ppo", "blocked"),
+    **{f"{agent}, {mode}, heading": _mode(agent, mode, _HEADING) for agent in ("rp", "gippo") for mode in MODES[:2]},
+    "ppo, heading": _mode("ppo", "blocked", _HEADING),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on a scenario, and how it is judged."""
+
+    rows: dict[str, tuple[str, tuple[str, ...]]]
+    measures: tuple[str, ...]
+    curves: tuple[str, ...]  # rows whose learning curves are drawn
+    best: bool = True  # judge the best policy of a training by its validation traffic, or the last one
+    episodes: int = 20  # held-out traffic seeds
+
+
+_TRAFFIC = (
     "reward", "late_speed_error", "mean_speed", "late_mean_speed", "speed_deviation", "late_speed_deviation",
     "lane_changes", "collisions",
 )  # fmt: skip
+STUDIES = {
+    "ring_4lane": Study(
+        {**_RINGS, "gippo, no lane head": ("gippo", ("training.frozen_actions=[lane_request]",))},
+        _TRAFFIC,
+        ("gippo", "ppo"),
+    ),
+    "ring_1lane": Study(_RINGS, _TRAFFIC, ("gippo", "ppo")),
+    "pace_car_2lane": Study(
+        _PACE_CAR,
+        ("return", "length", "stochastic_return", "stochastic_length"),
+        ("rp, straight_through", "rp, blocked"),
+        best=False,
+        episodes=64,
+    ),
+}
+UNTRAINED = "untrained"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 GATE = (0.75, 1.5)  # reward, late speed error: what counts as having learnt ring_4lane
 
 
@@ -51,32 +105,45 @@ def run_name(row: str, seed: int) -> str:
 def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> None:
     """One training with its evaluation; goes on where an interrupted one stopped."""
     scenario, row, seed, folder, overrides = job
-    agent, own = ROWS[row]
+    study = STUDIES[scenario]
+    agent, own = study.rows[row]
     experiment = load_experiment(scenario, agent, seed, ("training.threads=1", *own, *overrides))
     output = Path(folder) / scenario / run_name(row, seed)
     result = train(experiment, output, resume=(output / "last.pt").is_file(), progress=False)
     if result.interrupted:
         return
     torch.set_num_threads(1)
-    run = load_run(output)
-    env = held_out_env(run.scenario)
-    episodes = run_episodes(env, policy_controller(run.policy), held_out_traffic(env, range(SEEDS)))
-    record = {"row": row, "seed": seed, "decisions": result.decisions, "minutes": round(result.seconds / 60, 2)}
+    run = load_run(output if study.best else output / "last.pt")
+    record: dict[str, object] = {"row": row, "seed": seed, "decisions": result.decisions}
+    record["minutes"] = round(result.seconds / 60, 2)
     with (output / "metrics.csv").open(newline="", encoding="utf-8") as file:
         judged = [line for line in csv.DictReader(file) if line.get("score")]
     passed = [line for line in judged if reaches_gate(line)]
-    record["decisions_to_gate"] = passed[0]["decisions"] if passed else ""
-    record |= {name: f"{float(value.mean()):.4f}" for name, value in episodes.measures.items() if name in MEASURES}
+    if scenario == "ring_4lane":
+        record["decisions_to_gate"] = passed[0]["decisions"] if passed else ""
+    record |= measure(study, run.scenario, run.policy)
     record["machine"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     keep(RESULTS / f"{scenario}.csv", record, ("row", "seed"))
     for line in judged:
-        point = {"row": row, "seed": seed, "decisions": line["decisions"], "reward": line["score"]}
+        point = {"row": row, "seed": seed, "decisions": line["decisions"], "score": line["score"]}
         point |= {
             name: line.get(f"evaluation/{name}", "")
             for name in ("late_speed_error", "late_mean_speed", "late_speed_deviation")
         }
         keep(RESULTS / f"{scenario}_curves.csv", point, ("row", "seed", "decisions"))
-    print(f"{row}, seed {seed}: reward {record['reward']}, {record['minutes']} min", flush=True)
+    shown = ", ".join(f"{name} {record[name]}" for name in study.measures[:3])
+    print(f"{row}, seed {seed}: {shown}, {record['minutes']} min", flush=True)
+
+
+def measure(study: Study, scenario: Scenario, policy: Policy) -> dict[str, str]:
+    """The study's measures of a policy, means over held-out episodes; `stochastic_...` with its exploration noise."""
+    env = held_out_env(scenario)
+    traffic = held_out_traffic(env, range(study.episodes))
+    means = {k: float(v.mean()) for k, v in run_episodes(env, policy_controller(policy), traffic).measures.items()}
+    if any(name.startswith("stochastic_") for name in study.measures):
+        noisy = run_episodes(env, policy_controller(policy, torch.Generator().manual_seed(0)), traffic)
+        means |= {f"stochastic_{k}": float(v.mean()) for k, v in noisy.measures.items()}
+    return {name: f"{means[name]:.4f}" for name in study.measures if name in means}
 
 
 def reaches_gate(line: dict[str, str]) -> bool:
@@ -103,27 +170,27 @@ def keep(path: Path, record: dict[str, object], key: tuple[str, ...]) -> None:
 def evaluate_fixed(scenario: str) -> None:
     """Baselines, and networks as they are before any training (three seeds)."""
     torch.set_num_threads(1)
-    loaded = load_scenario(scenario)
+    study, loaded = STUDIES[scenario], load_scenario(scenario)
     env = held_out_env(loaded)
-    traffic = held_out_traffic(env, range(SEEDS))
-    controllers = {(name, ""): controller for name, controller in baselines(env).items()}
+    traffic = held_out_traffic(env, range(study.episodes))
+    path = RESULTS / f"{scenario}.csv"
+    for name, controller in baselines(env).items():
+        episodes = run_episodes(env, controller, traffic)
+        means = {k: f"{float(v.mean()):.4f}" for k, v in episodes.measures.items() if k in study.measures}
+        keep(path, {"row": name, "seed": "", "decisions": 0, **means}, ("row", "seed"))
     for seed in (1, 2, 3):
         policy = load_experiment(scenario, seed=seed).build_networks().policy()
-        controllers[UNTRAINED, str(seed)] = policy_controller(policy)
-    for (name, number), controller in controllers.items():
-        episodes = run_episodes(env, controller, traffic)
-        record: dict[str, object] = {"row": name, "seed": number, "decisions": 0}
-        record |= {k: f"{float(v.mean()):.4f}" for k, v in episodes.measures.items() if k in MEASURES}
-        keep(RESULTS / f"{scenario}.csv", record, ("row", "seed"))
+        keep(path, {"row": UNTRAINED, "seed": seed, "decisions": 0, **measure(study, loaded, policy)}, ("row", "seed"))
 
 
 def print_table(scenario: str) -> None:
     """What the CSV holds: mean over training seeds, lowest and highest seed."""
     with (RESULTS / f"{scenario}.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    shown = [name for name in MEASURES if any(line.get(name) for line in lines)]
+    study = STUDIES[scenario]
+    shown = [name for name in study.measures if any(line.get(name) for line in lines)]
     grid = Table(
-        title=f"{scenario}: {SEEDS} held-out traffic seeds; mean over training seeds [lowest, highest]",
+        title=f"{scenario}: {study.episodes} held-out traffic seeds; mean over training seeds [lowest, highest]",
         title_justify="left",
     )
     for name in ("row", "seeds", *shown, "decisions to gate", "minutes"):
@@ -152,8 +219,8 @@ def print_table(scenario: str) -> None:
 
 
 def draw_curves(scenario: str, folder: Path) -> None:
-    """Reward on validation traffic against decisions, GI-PPO and PPO, as docs/results/SCENARIO.png."""
-    names = {f"{row}, seed {seed}": run_name(row, seed) for row in ("gippo", "ppo") for seed in (1, 2, 3)}
+    """Score on validation traffic against decisions, as docs/results/SCENARIO.png."""
+    names = {f"{row}, seed {seed}": run_name(row, seed) for row in STUDIES[scenario].curves for seed in (1, 2, 3)}
     files = {label: folder / scenario / name / "metrics.csv" for label, name in names.items()}
     files = {label: file for label, file in files.items() if file.is_file()}
     if files:
@@ -164,18 +231,23 @@ def draw_curves(scenario: str, folder: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", choices=("ring_4lane", "ring_1lane"))
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=None, help="default: all that make sense")
+    parser.add_argument("scenario", choices=list(STUDIES))
+    parser.add_argument("--rows", nargs="*", default=None, metavar="ROW", help="default: all of the scenario's")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--runs", default="runs/study", help="folder of the trainings")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for all rows")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    known = STUDIES[options.scenario].rows
+    unknown = [row for row in options.rows or () if row not in known]
+    if unknown:
+        parser.error(f"unknown row {unknown[0]!r}; valid are {'; '.join(known)}")
     if not options.table:
-        rows = options.rows or [row for row in ROWS if options.scenario == "ring_4lane" or "lane head" not in row]
         jobs = [
-            (options.scenario, row, seed, options.runs, tuple(options.set)) for row in rows for seed in options.seeds
+            (options.scenario, row, seed, options.runs, tuple(options.set))
+            for seed in options.seeds
+            for row in options.rows or known
         ]
         evaluate_fixed(options.scenario)
         with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
