@@ -56,8 +56,8 @@ class GIPPOConfig(UpdateConfig):
     )
     alpha_moves_std: bool = Field(
         default=True,
-        description="the regression fits the standard deviation too; where noise hurts at once but explores, it shrinks "
-        "too early: then false",
+        description="the regression fits the standard deviation too; where noise hurts at once but explores, it "
+        "shrinks too early: then false",
     )
     max_sigma_change: float = Field(
         default=0.4, gt=0, description="variance test: largest relative change of a standard deviation"

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from trafficgrad.files import check_ending
 from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure, _save
+from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
 _PALETTE = ("#2f6db3", "#e08a1e", "#3c9a5f", "#9a5fb0", "#c44e52", "#7f7f7f", "#8c6d31", "#17becf")
-_MOST_MAPS = 8
+_EMPTY = "#f0f1f3"
+_MOST_MAPS = 8  # side by side
+Colours: TypeAlias = Mapping[str, str]
 
 
 def gradient_check_figure(
@@ -51,21 +55,25 @@ def gradient_check_figure(
     check_ending(path, FORMATS)
     names = list(by_vehicle)
     colours = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(names)}
-    wide = max(11.0, 2.6 * min(len(names), _MOST_MAPS))
+    tables = {name: np.array(table, dtype=np.float64).T for name, table in by_vehicle.items()}  # [vehicle, row]
+    single = all(len(table) == 1 for table in tables.values())
+    wide = 11.0 if single else max(11.0, 2.6 * min(len(names), _MOST_MAPS))
     figure = _figure(wide, 7.6)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1.0])
+    halves = figure.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)
+    top, bottom = halves[:, 0]
     left, right = top.subplots(1, 2, width_ratios=[1.35, 1.0])
     _bars(left, cosines, colours)
     _growth(right, horizons, norms, colours)
-    _maps(bottom, {name: by_vehicle[name] for name in names[:_MOST_MAPS]}, rows, row_label)
+    if single:
+        _lines(bottom, tables, rows, row_label, colours)
+    else:
+        _maps(bottom, {name: tables[name] for name in names[:_MOST_MAPS]}, rows, row_label)
     if title:
         left.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
     return _save(figure, path)
 
 
-def _bars(
-    axes: Axes, cosines: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]], colours: Mapping[str, str]
-) -> None:
+def _bars(axes: Axes, cosines: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]], colours: Colours) -> None:
     width = 0.8 / max(1, len(colours))
     for i, (name, colour) in enumerate(colours.items()):
         places = np.arange(len(cosines)) + (i - (len(colours) - 1) / 2) * width
@@ -76,25 +84,24 @@ def _bars(
         for place in places[~np.isfinite(found[:, 0])]:
             axes.text(place, 0.02, "n/a", ha="center", va="bottom", fontsize=7, color=colour, rotation=90)
     axes.axhline(0.0, color=_INK, linewidth=0.8)
-    axes.set_xticks(np.arange(len(cosines)), [f"{component}\n{where}" for component, where in cosines])
-    axes.set_ylim(
-        min(-0.05, *(x[0] - 0.1 for row in cosines.values() for x in row.values() if math.isfinite(x[0])), 0), 1.12
-    )
+    labels = [f"{fill(component.replace('_', ' '), 14)}\n{where}" for component, where in cosines]
+    axes.set_xticks(np.arange(len(cosines)), labels)
+    lowest = min((x[0] for row in cosines.values() for x in row.values() if math.isfinite(x[0])), default=0.0)
+    axes.set_ylim(min(-0.05, lowest - 0.1), 1.12)
     axes.set_ylabel("cosine with the reference")
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncols=2)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=3)
 
 
-def _growth(
-    axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[float]], colours: Mapping[str, str]
-) -> None:
+def _growth(axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[float]], colours: Colours) -> None:
     for name, values in norms.items():
         found = np.array(values, dtype=np.float64)
         found[~(found > 0)] = np.nan
-        colour = colours.get(name, _INK)
-        style = "-" if name in colours else "--"
-        axes.plot(horizons, found, style, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
+        look: dict[str, Any] = {"color": _INK, "linestyle": (0, (4, 2)), "linewidth": 2.0, "zorder": 5}
+        if name in colours:
+            look = {"color": colours[name], "marker": "o", "markersize": 3.5, "linewidth": 1.6}
+        axes.plot(horizons, found, label=name, **look)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(list(horizons), [str(h) for h in horizons])
@@ -106,31 +113,37 @@ def _growth(
     axes.legend(handles=reference, frameon=False, fontsize=8, loc="upper left")
 
 
-def _maps(
-    place: SubFigure, by_vehicle: Mapping[str, Sequence[Sequence[float]]], rows: Sequence[int], row_label: str
+def _lines(
+    place: SubFigure, by_vehicle: Mapping[str, Array], rows: Sequence[int], label: str, colours: Colours
 ) -> None:
+    """A single vehicle: one line for each gradient."""
+    axes = place.subplots()
+    for name, table in by_vehicle.items():
+        axes.plot(rows, np.where(table[0] > 0, table[0], np.nan), color=colours[name], linewidth=1.6, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("norm of the gradient")
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.margins(x=0.01)
+
+
+def _maps(place: SubFigure, by_vehicle: Mapping[str, Array], rows: Sequence[int], label: str) -> None:
+    """Several vehicles: a map for each gradient."""
     from matplotlib.colors import LogNorm
 
-    tables = {name: np.array(table, dtype=np.float64).T for name, table in by_vehicle.items()}  # [vehicle, row]
-    largest = max((float(table.max()) for table in tables.values()), default=0.0)
+    largest = max(float(table.max()) for table in by_vehicle.values())
     norm = LogNorm(largest * 1e-3, largest) if largest > 0 else None
-    panels = place.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    colours = _colours().with_extremes(bad="#f0f1f3", under="#f0f1f3")
-    image = None
-    for axes, (name, table) in zip(panels, tables.items(), strict=True):
-        image = axes.imshow(
-            np.where(table > 0, table, np.nan),
-            aspect="auto",
-            origin="lower",
-            cmap=colours,
-            norm=norm,
-            interpolation="nearest",
-        )
-        axes.set_title(name, fontsize=9, color=_INK)
+    panels = place.subplots(1, len(by_vehicle), sharey=True, squeeze=False)[0]
+    colours = _colours().with_extremes(bad=_EMPTY, under=_EMPTY)
+    for axes, (name, table) in zip(panels, by_vehicle.items(), strict=True):
+        shown = np.where(table > 0, table, np.nan)
+        image = axes.imshow(shown, aspect="auto", origin="lower", cmap=colours, norm=norm, interpolation="nearest")
+        axes.set_title(name.replace(", ", ",\n"), fontsize=9, color=_INK)
         step = max(1, len(rows) // 6)
         axes.set_xticks(range(0, len(rows), step), [str(row) for row in rows[::step]])
-        axes.set_xlabel(row_label)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        step = max(1, len(table) // 12)
+        axes.set_yticks(range(0, len(table), step))
+        axes.set_xlabel(label)
     panels[0].set_ylabel("vehicle")
-    if image is not None and norm is not None:
+    if norm is not None:
         place.colorbar(image, ax=list(panels), label="norm of the gradient", pad=0.015, aspect=20, extend="min")

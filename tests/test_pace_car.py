@@ -105,7 +105,8 @@ def test_the_speed_limiter_brings_the_vehicle_back() -> None:
     env = make(1)
     state = in_lanes(env, 1)
     for speed, throttle, expected in (
-        (39.0, 1.0, 8.0), (41.0, 1.0, -1.0), (41.0, -1.0, -8.0), (-41.0, -1.0, 1.0), (-41.0, 1.0, 8.0), (44.0, 0.0, -4.0)
+        (39.0, 1.0, 8.0), (41.0, 1.0, -1.0), (41.0, -1.0, -8.0), (-41.0, -1.0, 1.0), (-41.0, 1.0, 8.0),
+        (44.0, 0.0, -4.0),
     ):  # fmt: skip
         traffic = replace(state.traffic, speed=torch.tensor([[speed, 0.0]], dtype=torch.float64))
         after, _ = env.step(env.start(traffic), torch.tensor([[throttle, 0.0]], dtype=torch.float64))

@@ -56,6 +56,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.benchmark": "studies",
     "trafficgrad.gradient_check": "studies",
     "trafficgrad.pictures": "studies",
+    "trafficgrad.validation": "studies",
     "trafficgrad.cli": "cli",
     "trafficgrad.__main__": "cli",
 }

@@ -154,7 +154,7 @@ def gradcheck(
     vary: Annotated[
         list[str] | None, typer.Option(metavar="KEY=V,V,...", help="The same for another lane_gradient setting.")
     ] = None,
-    windows: Annotated[int, typer.Option(help="Windows.")] = 24,
+    windows: Annotated[int | None, typer.Option(help="Windows; default: 24 to 64, by the scenario's size.")] = None,
     steps: Annotated[int | None, typer.Option(help="Decisions of a window; default: 32.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of the reference for each window.")] = None,
     samples: Annotated[int | None, typer.Option(help="Perturbed gradients for each window and mode.")] = None,
@@ -189,6 +189,24 @@ def gradcheck(
     )
     varied = command.parse_vary(vary or (), widths)
     command.run(file, check, policy, mode or (), varied, settings or (), as_json, plot, place)
+
+
+@app.command()
+def validate(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, under half a minute.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP", help="Only this group of checks; may be repeated.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for one figure per group.")] = None,
+    data: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the table as JSON.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Check the simulator: theory, SUMO and experiments beside measurements; exit code 1 if a check fails."""
+    from trafficgrad import validation
+
+    report = validation.validate(only or (), quick, plots, data, device=_prepare(device))
+    if report.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -105,7 +105,8 @@ def routes(folder: Path, case: dict[str, Any], seed: int, factors: dict[str, flo
             f'emergencyDecel="9" minGap="{gap}" length="{length}" delta="4" sigma="0" speedDev="0" speedFactor="1" '
             f'laneChangeModel="LC2013" {model}/>'
             f'<vehicle id="v{i}" type="t{i}" depart="0" departPos="{float(place[i] - edge * side)!r}" '
-            f'departSpeed="{START_SPEED}" departLane="{lane[i]}" insertionChecks="none"><route edges="{route}"/></vehicle>'
+            f'departSpeed="{START_SPEED}" departLane="{lane[i]}" insertionChecks="none">'
+            f'<route edges="{route}"/></vehicle>'
         )
     (folder / "n.rou.xml").write_text(f"<routes>{''.join(rows)}</routes>")
     return folder / "n.rou.xml"

@@ -110,11 +110,29 @@ class TrafficEnv(DifferentiableEnv):
         rows = torch.arange(batch, device=self.device) % pool.worlds
         return TrafficEnvState(tree.index(scenes, rows), torch.zeros_like(rows), scenes, (rows + batch) % pool.worlds)
 
+    @torch.no_grad()
     def stagger(self, env_state: TrafficEnvState, generator: torch.Generator | None = None) -> TrafficEnvState:
-        """Give every world a random place in its episode, so that resets spread evenly over time."""
+        """Give every world a random place in its episode, so that resets spread evenly over time.
+
+        Traffic that was warmed up looks the same at all times, so setting the clock is enough. Otherwise the worlds are
+        driven there, the controlled vehicles like everybody else: worlds in the same phase would all fail together, and
+        every update would see one phase only.
+        """
         place = self.device if generator is None else generator.device
         elapsed = torch.randint(0, self.horizon, env_state.elapsed.shape, generator=generator, device=place)
-        return dataclasses.replace(env_state, elapsed=elapsed.to(self.device))
+        elapsed = elapsed.to(self.device)
+        if self.scenario.simulation.warmup_steps:
+            return dataclasses.replace(env_state, elapsed=elapsed)
+        for t in range(int(elapsed.max())):
+            driven, _ = self.step(env_state, None, self.sample_noise(len(elapsed), generator))
+            going = t < elapsed
+            env_state = dataclasses.replace(
+                env_state,
+                scene=tree.where(going, driven.scene, env_state.scene),
+                elapsed=torch.where(going, driven.elapsed, env_state.elapsed),
+                pool_next=torch.where(going, driven.pool_next, env_state.pool_next),
+            )
+        return env_state
 
     def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """[decision_steps, B, N] standard normal."""

@@ -1,0 +1,280 @@
+"""Figures of ``trafficgrad validate``, one per group of checks: theory as lines, measurements as points.
+
+Functions take plain arrays and a path (``.png``, ``.pdf`` or ``.svg``), write it completely or not at all and return
+it. Data come before the path, so that a group can bind them and leave the path to whoever collects the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from trafficgrad.files import check_ending
+from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure, _save
+from trafficgrad.render.style import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Title, values of the recorded runs by statistic, ours by model and statistic, band by statistic.
+LaneCase: TypeAlias = tuple[
+    str, Mapping[str, Array], Mapping[str, Mapping[str, float]], Mapping[str, tuple[float, float]]
+]
+_THEORY, _MEASURED, _SECOND, _BAND = "#8b929c", "#2f6db3", "#d7191c", "#dfe5ee"
+_SERIES = ("#2f6db3", "#d7191c", "#3a923a", "#8b5fbf", "#c98500", "#1a9aa0")
+
+
+def _panel(axes: Axes, title: str, right: str, up: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=_INK)
+    axes.set_xlabel(right)
+    axes.set_ylabel(up)
+    axes.grid(color=_GRID, linewidth=0.6)
+
+
+def draw_equilibrium(curve_length: Array, curve_speed: Array, length: Array, speed: Array, path: Path) -> Path:
+    """Speed (m/s) of uniform flow over the ring's length (m): closed form and simulation."""
+    check_ending(path, FORMATS)
+    figure = _figure(6.0, 3.6)
+    axes = figure.subplots()
+    axes.plot(curve_length, curve_speed, color=_THEORY, linewidth=1.6, label="closed form")
+    axes.plot(length, speed, "o", color=_MEASURED, markersize=5, label="simulation")
+    _panel(axes, "Uniform flow of 22 cars", "length of the ring in m", "speed in m/s")
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def draw_ring_stability(
+    lengths: Sequence[float],
+    expected: Sequence[Array],
+    jacobian: Sequence[Array],
+    simulated: Sequence[Array],
+    curve: tuple[Array, Array],
+    path: Path,
+) -> Path:
+    """Growth rates (1/s) by dispersion relation, Jacobian and simulation.
+
+    Left those of the waves k = 1, 2, ... of each ring (m), ``nan`` where there is none; right the largest over the
+    length, with ``curve`` = lengths and largest rates of the theory.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 3.9)
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        axes.axhline(0.0, color=_INK, linewidth=0.8)
+    right.plot(*curve, color=_THEORY, linewidth=1.6)
+    for i, length in enumerate(lengths):
+        k, colour = np.arange(1, len(expected[i]) + 1), _SERIES[i % len(_SERIES)]
+        left.plot(k, expected[i], color=colour, linewidth=1.2, label=f"{length:.0f} m")
+        fastest = int(np.argmax(expected[i]))
+        for axes, places, chosen in ((left, k, slice(None)), (right, [length], slice(fastest, fastest + 1))):
+            axes.plot(places, jacobian[i][chosen], "o", color=colour, markersize=6, markerfacecolor="white")
+            axes.plot(places, simulated[i][chosen], "x", color=colour, markersize=6)
+    _panel(left, "Waves on a ring of 22 cars", "waves round the ring", "growth rate in 1/s")
+    left.legend(frameon=False)
+    _panel(right, "The fastest wave", "length of the ring in m", "growth rate in 1/s")
+    right.plot([], [], color=_THEORY, linewidth=1.6, label="dispersion relation")
+    right.plot([], [], "o", color=_INK, markersize=6, markerfacecolor="white", label="Jacobian by autograd")
+    right.plot([], [], "x", color=_INK, markersize=6, label="simulation")
+    right.legend(frameon=False)
+    return _save(figure, path)
+
+
+def draw_platoon(
+    frequency: Array,
+    speeds: Sequence[float],
+    expected: Sequence[Array],
+    jacobian: Sequence[Array],
+    swung: Sequence[float],
+    amplitudes: Sequence[Array],
+    peaks: Sequence[float],
+    path: Path,
+) -> Path:
+    """Gain of one car over frequency (rad/s) at several speeds (m/s), and amplitudes along platoons that are swung.
+
+    ``amplitudes`` [cars] of each of the speeds ``swung``, drawn relative to the leader's beside ``peaks`` ** car.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 3.9)
+    left, right = figure.subplots(1, 2)
+    colours = dict(zip(speeds, _SERIES, strict=False))
+    every = max(1, len(frequency) // 40)
+    for v, theory, seen in zip(speeds, expected, jacobian, strict=True):
+        left.plot(frequency, theory, color=colours[v], linewidth=1.2, label=f"{v:.0f} m/s")
+        left.plot(frequency[::every], seen[::every], "o", color=colours[v], markersize=3, markerfacecolor="white")
+    left.axhline(1.0, color=_INK, linewidth=0.8)
+    left.set_xlim(0.0, 0.8)
+    left.set_ylim(0.9, None)
+    _panel(left, "Gain of one car (dots: Jacobian)", "frequency in rad/s", "follower's / leader's amplitude")
+    left.legend(frameon=False)
+    for v, own, peak in zip(swung, amplitudes, peaks, strict=True):
+        car, dots = np.arange(len(own)), {"markersize": 4, "markerfacecolor": "white"}
+        right.plot(car, peak**car, color=colours[v], linewidth=1.2)
+        right.plot(car, own / own[0], "o", color=colours[v], label=f"{v:.0f} m/s", **dots)
+    _panel(right, "Behind a swinging leader (dots: simulation)", "car in the platoon", "amplitude / leader's")
+    right.legend(frameon=False)
+    return _save(figure, path)
+
+
+def draw_fundamental_diagram(
+    curves: Sequence[tuple[Array, Array]],
+    capacities: Sequence[tuple[float, float]],
+    density: Array,
+    flow: Array,
+    stable: int,
+    path: Path,
+) -> Path:
+    """Flow over density: curves of uniform traffic (1/m, 1/s), capacities found, rings of which ``stable`` are."""
+    check_ending(path, FORMATS)
+    figure = _figure(7.0, 4.2)
+    axes = figure.subplots()
+    for (k, q), name, colour in zip(curves, ("Flow", "Treiber 2000"), (_THEORY, "#c3a06a"), strict=True):
+        axes.plot(k * 1e3, q * 3600, color=colour, linewidth=1.6, label=f"uniform flow, {name} drivers")
+    for place, largest in capacities:
+        axes.plot(place * 1e3, largest * 3600, "D", color=_SECOND, markersize=5)
+    axes.plot([], [], "D", color=_SECOND, markersize=5, label="capacity, simulated")
+    axes.plot(density[:stable] * 1e3, flow[:stable] * 3600, "o", color=_MEASURED, markersize=5, label="stable rings")
+    if len(density) > stable:
+        axes.plot(
+            density[stable:] * 1e3, flow[stable:] * 3600, "o", color=_MEASURED, markersize=5, markerfacecolor="white",
+            label="unstable rings: jams carry less",
+        )  # fmt: skip
+    axes.set_xlim(0.0, None)
+    axes.set_ylim(0.0, None)
+    _panel(axes, "Fundamental diagram", "density in vehicles per km", "flow in vehicles per hour")
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def draw_jam(
+    time: Array, position: Array, speed: Array, length: float, rate: float, wave_speed: float, path: Path
+) -> Path:
+    """The jam on a ring of ``length`` m: who was where when, and how the deviation of the speeds grew.
+
+    ``position`` (m) and ``speed`` (m/s) are [times, cars]; ``rate`` (1/s) of the linear theory is drawn as a slope, the
+    expected ``wave_speed`` (m/s) as a dashed line.
+    """
+    check_ending(path, FORMATS)
+    from matplotlib.collections import LineCollection
+
+    figure = _figure(10.0, 3.9)
+    left, right = figure.subplots(1, 2, width_ratios=[1.6, 1.0])
+    ends = np.stack([np.broadcast_to(time[:, None], position.shape), position], -1)
+    pieces = np.stack([ends[:-1], ends[1:]], -2)
+    stays = np.abs(np.diff(position, axis=0)) < length / 2  # not over the ring's start
+    paths = LineCollection(list(pieces[stays]), cmap=_colours(), linewidths=0.7, rasterized=True)
+    paths.set_array(((speed[1:] + speed[:-1]) / 2)[stays])
+    left.add_collection(paths)
+    start, span = 440.0, 0.9 * length / abs(wave_speed)
+    left.plot([start, start + span], [0.95 * length, 0.95 * length + wave_speed * span], "--", color=_SECOND, lw=1.4)
+    left.set_xlim(time[0], time[-1])
+    left.set_ylim(0.0, length)
+    _panel(left, f"22 cars, dashed: {wave_speed * 3.6:.1f} km/h", "time in s", "position in m")
+    figure.colorbar(paths, ax=left, label="speed in m/s", pad=0.02)
+    deviation = speed.std(1)
+    right.semilogy(time, np.maximum(deviation, 1e-6), color=_MEASURED, linewidth=1.4, label="simulation")
+    at = (time > 60) & (time < 180)
+    anchor = deviation[np.argmin(np.abs(time - 120.0))]
+    right.semilogy(time[at], anchor * np.exp(rate * (time[at] - 120.0)), "--", color=_SECOND, label="linear theory")
+    right.set_ylim(1e-2, 5.0)
+    _panel(right, "The jam grows", "time in s", "deviation of speeds in m/s")
+    right.legend(frameon=False)
+    return _save(figure, path)
+
+
+def draw_control(
+    runs: Sequence[tuple[str, tuple[Array, Array, Array]]],
+    lengths: Sequence[float],
+    target: Array,
+    grown: float,
+    path: Path,
+) -> Path:
+    """Mean speed and deviation (m/s) over time (s), [times] and [times, worlds], of traffic with one controlled car.
+
+    ``target`` [worlds] is the speed of uniform flow, ``grown`` (s) when a grown jam is taken on.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 2.6 * len(runs) + 0.4)
+    panels = figure.subplots(len(runs), 2, squeeze=False)
+    rings = list(dict.fromkeys(lengths))
+    for row, (name, (time, mean, deviation)) in zip(panels, runs, strict=True):
+        for i, length in enumerate(rings):
+            worlds = [b for b, own in enumerate(lengths) if own == length]
+            for axes, values in ((row[0], mean), (row[1], deviation)):
+                axes.plot(time, values[:, worlds], color=_SERIES[i], linewidth=0.7, alpha=0.8)
+            row[0].axhline(target[worlds[0]], color=_SERIES[i], linewidth=1.2, linestyle="--")
+            row[0].plot([], [], color=_SERIES[i], label=f"{length:.0f} m")
+        if time[-1] > grown:
+            for axes in row:
+                axes.axvline(grown, color=_INK, linewidth=0.8)
+        _panel(row[0], f"One controlled car, {name}", "time in s", "mean speed in m/s")
+        _panel(row[1], "", "time in s", "deviation in m/s")
+        row[0].set_ylim(0.0, None)
+        row[1].set_ylim(0.0, None)
+    panels[0][0].plot([], [], "--", color=_INK, label="uniform flow")
+    panels[0][0].legend(frameon=False, loc="lower right")
+    return _save(figure, path)
+
+
+def draw_safety(
+    names: Sequence[str], smallest_gap: Sequence[float], braking: Sequence[float], limit: Sequence[float], path: Path
+) -> Path:
+    """Smallest gap (m) and hardest braking asked of a new follower (m/s2) with its limit, a row per run.
+
+    A value that is not finite is not drawn: no vehicle has a leader, or nobody changes lane.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(9.0, 1.4 + 0.24 * len(names))
+    left, right = figure.subplots(1, 2, sharey=True)
+    row, limits = np.arange(len(names)), np.array(limit)
+    for axes, values, title, unit, end in (
+        (left, np.array(smallest_gap), "Smallest gap", "m", 6.0),
+        (right, np.array(braking), "Braking asked of a new follower", "m/s2; red: limit", 5.0),
+    ):
+        there = np.isfinite(values)
+        axes.barh(row[there], values[there], color=_MEASURED, height=0.55)
+        for y in row[there & (values > end)]:
+            axes.text(end, y, f"{values[y]:.0f} ", ha="right", va="center", color="white", fontsize=8)
+        _panel(axes, title, unit, "")
+        axes.set_axisbelow(True)
+        axes.set_xlim(0.0, end)
+    there = np.isfinite(limits) & np.isfinite(np.array(braking))
+    right.vlines(limits[there], row[there] - 0.4, row[there] + 0.4, color=_SECOND, linewidth=1.6)
+    left.set_yticks(row, names, fontsize=8)
+    left.invert_yaxis()
+    return _save(figure, path)
+
+
+def draw_lane_changes(
+    cases: Sequence[LaneCase],
+    path: Path,
+) -> Path:
+    """Statistics of lanes beside the band of recorded runs, a column per case.
+
+    Speeds are in m/s; every statistic is drawn relative to the mean of the recorded runs.
+    """
+    check_ending(path, FORMATS)
+    most, low_end, high_end = max(len(band) for *_, band in cases), 0.4, 1.8
+    figure = _figure(5.2 * len(cases), 1.2 + 0.38 * most)
+    panels = figure.subplots(1, len(cases), squeeze=False)[0]
+    for axes, (title, runs, ours, bands) in zip(panels, cases, strict=True):
+        for row, (name, (low, high)) in enumerate(bands.items()):
+            scale = float(runs[name].mean())
+            axes.barh(row, (high - low) / scale, left=low / scale, height=0.6, color=_BAND)
+            axes.plot(runs[name] / scale, np.full(len(runs[name]), row), "|", color=_THEORY, markersize=5)
+            for (kind, values), marker, colour in zip(ours.items(), ("o", "s"), (_MEASURED, _SECOND), strict=False):
+                share, label = values[name] / scale, f"MOBIL, {kind}" if row == 0 else None
+                if share < high_end:
+                    axes.plot(share, row, marker, color=colour, markersize=6, label=label)
+                else:
+                    y = row - 0.2 if marker == "o" else row + 0.2
+                    axes.text(high_end, y, f"{share:.1f} →", ha="right", va="center", color=colour, fontsize=8)
+        axes.axvline(1.0, color=_INK, linewidth=0.8)
+        axes.set_yticks(range(len(bands)), [f"{name} ({runs[name].mean():.3g})" for name in bands], fontsize=8)
+        axes.set_xlim(low_end, high_end)
+        _panel(axes, title, "relative to the mean of SUMO's runs (in brackets)", "")
+        axes.invert_yaxis()
+    panels[0].legend(frameon=False, fontsize=8)
+    return _save(figure, path)

@@ -1,0 +1,111 @@
+"""The simulator beside theory, SUMO and experiments, as one table with limits: ``trafficgrad validate``.
+
+Every group of checks is a function that yields :class:`Check` after :class:`Check` and at last how to draw its figure;
+:data:`GROUPS` names them. Closed forms are in :mod:`trafficgrad.validation.theory` and know nothing of the simulator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+
+from trafficgrad import terminal
+from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.files import complete_file
+from trafficgrad.validation.control import control
+from trafficgrad.validation.equilibrium import equilibrium
+from trafficgrad.validation.fundamental_diagram import fundamental_diagram
+from trafficgrad.validation.jam import jam
+from trafficgrad.validation.lane_changes import lane_changes
+from trafficgrad.validation.platoon import platoon
+from trafficgrad.validation.report import Check, Report, table
+from trafficgrad.validation.ring_stability import ring_stability
+from trafficgrad.validation.runs import Results, Run
+from trafficgrad.validation.safety import safety
+
+__all__ = ["GROUPS", "Check", "Group", "Report", "validate"]
+
+
+class Group(NamedTuple):
+    """A group of checks."""
+
+    title: str
+    run: Callable[[Run], Results]
+
+
+GROUPS: dict[str, Group] = {
+    "equilibrium": Group("Uniform flow: 22 cars on a ring", equilibrium),
+    "ring_stability": Group("Linear stability of a ring", ring_stability),
+    "platoon": Group("String stability of a platoon", platoon),
+    "fundamental_diagram": Group("Fundamental diagram", fundamental_diagram),
+    "jam": Group("Jam out of nothing", jam),
+    "control": Group("One controlled vehicle against the jam", control),
+    "safety": Group("Safety and identity of the shipped scenarios", safety),
+    "lane_changes": Group("Lane changes beside SUMO's LC2013", lane_changes),
+}
+
+
+def validate(
+    only: Sequence[str] = (),
+    quick: bool = False,
+    plots: str | Path | None = None,
+    data: str | Path | None = None,
+    console: Console | None = None,
+    device: torch.device | str = "cpu",
+) -> Report:
+    """Run the checks and print their table; what was computed is printed too when the run is cut short.
+
+    Parameters:
+        only: groups to run, names of ``GROUPS``; default: all. quick: fewer and shorter runs, under half a minute.
+        plots: folder for one figure (.png) per group. data: file for the report as JSON.
+        console: where to print; default: standard output. device: of the simulations; all but ``safety``, which runs
+            the scenarios as they ship, in float64.
+
+    Raises:
+        TrafficGradError: no such group, or a folder that cannot be written.
+    """
+    for name in only:
+        if name not in GROUPS:
+            raise TrafficGradError(
+                f"unknown group of checks {name!r}{nearest_name(name, GROUPS)}; valid are {', '.join(GROUPS)}"
+            )
+    chosen = [name for name in GROUPS if not only or name in only]
+    folder = None if plots is None else Path(plots)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
+    console = console or terminal.console()
+    report, begun = Report(quick), time.perf_counter()
+    try:
+        with console.status("validating ...") as status:
+            for place, name in enumerate(chosen):
+                report.missing = tuple(chosen[place:])
+                head = f"{place + 1} of {len(chosen)}, {GROUPS[name].title}"
+                run = Run(quick, torch.device(device), lambda text, head=head: status.update(f"{head}: {text}"))  # type: ignore[misc]
+                _collect(report, name, run, folder)
+            report.missing = ()
+    finally:
+        report.seconds = time.perf_counter() - begun
+        console.print(table(report.checks, {name: group.title for name, group in GROUPS.items()}, quick))
+        console.print(report.summary())
+        for figure in report.figures:
+            console.print(str(figure), soft_wrap=True)
+    if data is not None:
+        with complete_file(Path(data)) as partial:
+            partial.write_text(json.dumps(report.as_data(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def _collect(report: Report, name: str, run: Run, folder: Path | None) -> None:
+    """Run one group into the report."""
+    for result in GROUPS[name].run(run):
+        if isinstance(result, Check):
+            report.checks.append(dataclasses.replace(result, group=name))
+        elif folder is not None:
+            report.figures.append(result(folder / f"{name}.png"))

@@ -1,0 +1,158 @@
+"""What a validation found: checks, their judgement and their table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.table import Table
+
+Draw = Callable[[Path], Path]  # writes a group's figure to the path and returns it
+Verdict = Literal["pass", "FAIL", "shown", "outside"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number measured, and the bounds that it must lie in: a row of the table.
+
+    ``reference`` is what theory or another simulator says, None where only bounds are known. A check that is not
+    ``judged`` is printed for the reader and can neither pass nor fail.
+    """
+
+    name: str
+    reference: float | None
+    measured: float
+    low: float
+    high: float
+    unit: str = ""
+    digits: int = 3
+    judged: bool = True
+    source: str = ""
+    group: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the measurement lies in the bounds, or is not judged. A measurement that is no number fails."""
+        return not self.judged or self.low <= self.measured <= self.high
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word; what is not judged is ``shown``, or ``outside`` where it does not lie in the bounds."""
+        inside = self.low <= self.measured <= self.high
+        if not self.judged:
+            return "shown" if inside else "outside"
+        return "pass" if inside else "FAIL"
+
+    @property
+    def limit(self) -> str:
+        """The bounds as text."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return ""
+        if math.isinf(self.low):
+            return f"<= {self.high:.{self.digits}f}"
+        if math.isinf(self.high):
+            return f">= {self.low:.{self.digits}f}"
+        if self.low == self.high:
+            return f"= {self.low:.{self.digits}f}"
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        if self.reference is not None and math.isclose(middle, self.reference, rel_tol=1e-9, abs_tol=1e-12):
+            return f"± {half:.2g}"
+        return f"{self.low:.{self.digits}f} … {self.high:.{self.digits}f}"
+
+
+def near(
+    name: str, reference: float, measured: float, tolerance: float, unit: str = "", digits: int = 3, source: str = ""
+) -> Check:
+    """A measurement that must be within ``tolerance`` (in its unit) of the reference."""
+    low, high = reference - tolerance, reference + tolerance
+    return Check(name, reference, float(measured), low, high, unit, digits, source=source)
+
+
+def within(
+    name: str, low: float, high: float, measured: float, unit: str = "", digits: int = 3, source: str = ""
+) -> Check:
+    """A measurement that must lie between two bounds; either may be infinite."""
+    return Check(name, None, float(measured), low, high, unit, digits, source=source)
+
+
+def none_of(name: str, measured: float, unit: str = "", source: str = "") -> Check:
+    """A count that must be 0."""
+    return Check(name, 0.0, float(measured), 0.0, 0.0, unit, 0, source=source)
+
+
+@dataclass
+class Report:
+    """Everything that a validation found."""
+
+    quick: bool = False
+    checks: list[Check] = field(default_factory=list)
+    figures: list[Path] = field(default_factory=list)
+    missing: tuple[str, ...] = ()  # groups that were not finished, or not at all begun
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if not check.passed]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was judged, nothing failed and nothing is missing."""
+        return bool(self.checks) and not self.failed and not self.missing
+
+    def summary(self) -> str:
+        """One sentence."""
+        judged = sum(check.judged for check in self.checks)
+        shown = len(self.checks) - judged
+        outcome = f"{len(self.failed)} of {judged} checks failed" if self.failed else f"all {judged} checks passed"
+        outcome = outcome if judged else "nothing was judged"
+        seen = f", {shown} more are shown and not judged" if shown else ""
+        cut = f"; not finished: {', '.join(self.missing)}" if self.missing else ""
+        return f"{outcome}{seen}; {self.seconds:.0f} s{cut}."
+
+    def as_data(self) -> dict[str, object]:
+        """The report as what JSON can hold: a row per check; an infinite bound or no reference is null."""
+        names = ("group", "name", "reference", "measured", "low", "high", "unit", "verdict", "source")
+
+        def plain(value: object) -> object:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        rows = [{name: plain(getattr(check, name)) for name in names} for check in self.checks]
+        return {"quick": self.quick, "passed": self.passed, "missing": list(self.missing), "checks": rows}
+
+
+def table(checks: Sequence[Check], titles: dict[str, str], quick: bool) -> Table:
+    """A row per check, the groups apart; ``titles`` of the groups."""
+    kind = "quick version: fewer and shorter runs" if quick else "full version"
+    grid = Table(
+        title=f"trafficgrad validate, {kind}; torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
+        title_justify="left",
+    )
+    grid.add_column("check")
+    for name in ("theory or reference", "measured", "limit"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("unit", no_wrap=True)
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("source")
+    for group in dict.fromkeys(check.group for check in checks):
+        grid.add_section()
+        grid.add_row(f"[bold]{titles.get(group, group)}[/bold]")
+        for check in checks:
+            if check.group == group:
+                grid.add_row(*_row(check))
+    return grid
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    digits = check.digits
+    reference = "" if check.reference is None else f"{check.reference:.{digits}f}"
+    colour = {"pass": "green", "FAIL": "bold red", "shown": "dim", "outside": "yellow"}[check.verdict]
+    verdict = f"[{colour}]{check.verdict}[/{colour}]"
+    return (
+        f"  {check.name}", reference, f"{check.measured:.{digits}f}", check.limit, check.unit, verdict,
+        check.source,
+    )  # fmt: skip
