@@ -10,9 +10,10 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.control import FanOutAndAlign, KeepLane
+from trafficgrad.control import FanOutAndAlign, KeepLane, KeepLaneAndAlign, Ramp
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.scenario_config import Scenario
+from trafficgrad.simulator import Controller
 from trafficgrad.state import TrafficState
 from trafficgrad.trajectory import Trajectory
 
@@ -94,7 +95,7 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
         return (x * weight).sum(0) / weight.sum(0).clamp(min=1.0)
 
     measures = {"reward": mean(series["reward"], present), "return": (series["reward"] * present).sum(0)}
-    for name in ("speed_error", "mean_speed", "speed_deviation"):
+    for name in ("speed_error", "mean_speed", "speed_deviation", "standing"):
         if name in series:
             measures[name] = mean(series[name], present)
             measures[f"late_{name}"] = mean(series[name], present * late)
@@ -107,19 +108,31 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
 
 
 def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
-    """Hand-written controllers that make sense in the scenario; None stands for human drivers."""
+    """Hand-written controllers that make sense in the scenario; None stands for human drivers.
+
+    Their target speed is that of the reward or of the observation. The scenario's ``scripted`` section says how
+    vehicles align.
+    """
     scenario, network = env.scenario, env.simulator.network
     table: dict[str, EnvController | None] = {"human only": None}
     speed = env.target if env.target is not None else scenario.observation.target_speed
     if speed is None:
         return table
-    bounds = scenario.control.acceleration
-    keep = KeepLane(env.simulator, speed, bounds)
-    table["keep lane"] = lambda state: env.encode(keep(state.traffic), state.traffic)
+    bounds, scripted = scenario.control.acceleration, scenario.scripted
+    ramp = None if scripted.ramp is None else Ramp(scripted.ramp.start, scripted.ramp.duration)
+    table["keep lane"] = _scripted(env, KeepLane(env.simulator, speed, bounds))
+    if network.is_closed and scripted.keep_lane_and_align:
+        align = KeepLaneAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
+        table["keep lane and align"] = _scripted(env, align)
     if scenario.vehicles.controlled.control == "lane" and network.is_closed and network.max_lanes > 1:
-        fan_out = FanOutAndAlign(env.simulator, speed, bounds=bounds)
-        table["fan out and align"] = lambda state: env.encode(fan_out(state.traffic), state.traffic)
+        fan_out = FanOutAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
+        table["fan out and align"] = _scripted(env, fan_out)
     return table
+
+
+def _scripted(env: TrafficEnv, controller: Controller) -> EnvController:
+    """A controller of traffic states as one of the environment."""
+    return lambda state: env.encode(controller(state.traffic), state.traffic)
 
 
 def policy_controller(policy: Policy, generator: torch.Generator | None = None) -> EnvController:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -31,16 +32,26 @@ from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import complete_file
 from trafficgrad.scenario_config import Scenario, load_scenario, parse_scenario
 
-COLUMNS = {  # measure -> title, digits
-    "reward": ("reward", 3),
-    "late_speed_error": ("late error m/s", 2),
-    "mean_speed": ("mean speed m/s", 2),
-    "late_mean_speed": ("late speed m/s", 2),
-    "speed_deviation": ("deviation m/s", 2),
-    "late_speed_deviation": ("late deviation m/s", 2),
-    "lane_changes": ("lane ch. /veh/min", 2),
-    "collisions": ("collisions", 0),
-    "return": ("return", 1),
+
+class Column(NamedTuple):
+    """How a measure is shown."""
+
+    title: str
+    digits: int
+    factor: float = 1.0
+
+
+COLUMNS = {
+    "reward": Column("reward", 3),
+    "late_speed_error": Column("late error m/s", 2),
+    "mean_speed": Column("mean speed m/s", 2),
+    "late_mean_speed": Column("late speed m/s", 2),
+    "speed_deviation": Column("deviation m/s", 2),
+    "late_speed_deviation": Column("late deviation m/s", 2),
+    "standing": Column("standing %", 1, 100.0),
+    "lane_changes": Column("lane ch. /veh/min", 2),
+    "collisions": Column("collisions", 0),
+    "return": Column("return", 1),
 }
 
 
@@ -103,6 +114,22 @@ def evaluate(
     return results
 
 
+def evaluate_scenario(
+    file: str | Path,
+    seeds: int = 20,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Episodes]:
+    """The baselines of a scenario on held-out traffic, without any policy; see :func:`evaluate`."""
+    console = console or terminal.console()
+    scenario = load_scenario(file, overrides)
+    env = held_out_env(scenario, device=device)
+    results = compare(env, baselines(env), seeds, f"{scenario.name}: no policy", console)
+    console.print(f"no policy was asked for; `trafficgrad train {file}` trains one", highlight=False, soft_wrap=True)
+    return results
+
+
 def simulate(
     file: str | Path,
     seeds: int = 20,
@@ -138,23 +165,26 @@ def compare(
 
 
 def table(results: dict[str, Episodes], title: str) -> Table:
-    """Controllers as rows, measures as columns."""
+    """Controllers as rows, measures as columns; ``standing`` only where somebody stands."""
     measured = next(iter(results.values())).measures
     shown = {name: how for name, how in COLUMNS.items() if name in measured}
+    if "standing" in shown and not any(bool(episodes.measures["standing"].any()) for episodes in results.values()):
+        del shown["standing"]
     grid = Table(title=title, title_justify="left")
     grid.add_column("controller", no_wrap=True)
-    for heading, _ in shown.values():
-        grid.add_column(heading, justify="right")
+    for column in shown.values():
+        grid.add_column(column.title, justify="right")
     for name, episodes in results.items():
-        grid.add_row(name, *(_spread(episodes.measures[key], digits, key) for key, (_, digits) in shown.items()))
+        grid.add_row(name, *(_spread(episodes.measures[key], key) for key in shown))
     return grid
 
 
-def _spread(values: Tensor, digits: int, key: str) -> str:
+def _spread(values: Tensor, key: str) -> str:
     if key == "collisions":
         return f"{int(values.sum())}"
-    deviation = float(values.std()) if len(values) > 1 else 0.0
-    return f"{float(values.mean()):.{digits}f} ± {deviation:.{digits}f}"
+    _, digits, factor = COLUMNS[key]
+    mean, deviation = factor * float(values.mean()), factor * float(values.std()) if len(values) > 1 else 0.0
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def write_csv(path: Path, results: dict[str, Episodes]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from pydantic import Field
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, Policy, PolicyConfig, PolicySpec
 from trafficgrad.agents.base import Agent
 from trafficgrad.agents.gippo import GIPPOConfig, gippo
-from trafficgrad.agents.ppo import PPO, PPOConfig
+from trafficgrad.agents.ppo import PPO, PPOConfig, UpdateConfig
 from trafficgrad.agents.rollout import RolloutSettings
 from trafficgrad.agents.rp import RP, RPConfig
 from trafficgrad.config import StrictModel
@@ -75,7 +75,8 @@ class TrainingConfig(StrictModel):
     @property
     def rollout(self) -> RolloutSettings:
         """What the rollout needs to know."""
-        return RolloutSettings(self.window, self.gamma, self.gae_lambda, self.reward_offset)
+        decay = self.agent.gae_lambda if isinstance(self.agent, RPConfig) else None
+        return RolloutSettings(self.window, self.gamma, self.gae_lambda if decay is None else decay, self.reward_offset)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -153,8 +154,15 @@ class Experiment:
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
-def switch_agent(training: dict[str, Any], kind: str) -> dict[str, Any]:
-    """A ``training`` section with another agent; keys that the old and the new agent share are carried over.
+def switch_agent(training: dict[str, Any], kind: str, chosen: Collection[str] = ()) -> dict[str, Any]:
+    """A ``training`` section with another agent.
+
+    Agents that share PPO's update keep its settings. A rate that suits PPO's many steps says nothing about an agent of
+    another kind: that one gets its own defaults, but for the keys in ``chosen``.
+
+    Args:
+        training: the section. kind: of the new agent.
+        chosen: keys of ``training.agent`` that were set for the new agent, too, such as those of ``--set``.
 
     Raises:
         TrafficGradError: no such agent.
@@ -164,9 +172,13 @@ def switch_agent(training: dict[str, Any], kind: str) -> dict[str, Any]:
     section = training.get("agent", {})
     if not isinstance(section, dict):
         return training  # the validation says what is wrong with it
-    # Only what the old agent knew and the new one does not is dropped: a misspelt key must still be refused.
-    before = AGENTS.get(str(section.get("kind")))
-    dropped = set(before.config.model_fields if before else ()) - set(AGENTS[kind].config.model_fields)
+    before, after = AGENTS.get(str(section.get("kind"))), AGENTS[kind]
+    if before is None or before is after:
+        return {**training, "agent": {**section, "kind": kind}}
+    related = issubclass(before.config, UpdateConfig) and issubclass(after.config, UpdateConfig)
+    kept = set(after.config.model_fields) if related else set(chosen)
+    # Only what the old agent knew is dropped: a misspelt key must still be refused.
+    dropped = set(before.config.model_fields) - kept
     return {**training, "agent": {**{k: v for k, v in section.items() if k not in dropped}, "kind": kind}}
 
 
@@ -196,7 +208,7 @@ def load_experiment(
     scenario = load_scenario(file, overrides)
     training = dict(scenario.training)
     if agent is not None:
-        training = switch_agent(training, agent)
+        training = switch_agent(training, agent, scenario.overridden(("training", "agent")))
     training |= {k: v for k, v in (("seed", seed), ("device", device)) if v is not None}
     changed = scenario.model_copy(update={"training": training})
     config = changed.validate_training(TrainingConfig)

@@ -8,7 +8,7 @@ advantages with respect to the policy's parameters theta is, at fixed eps,
 where dA_t/da_t already contains the policy's later reactions (closed loop, see :mod:`trafficgrad.agents.rollout`), so
 da_t/dtheta is taken at the observation that was seen. Every decision counts as the start of an advantage; short windows
 and a critic at their end keep the gradient from exploding, as in SHAC (Xu et al., "Accelerated Policy Learning with
-Parallel Differentiable Simulation", ICLR 2022). ``gae_lambda: 1`` gives its undamped windows.
+Parallel Differentiable Simulation", ICLR 2022), whose windows are not damped either (``gae_lambda: 1``).
 
 The size of dA/da has a heavy tail (one cut-in can dominate a batch): samples are cut to a quantile of their norms one
 by one before they are added up.
@@ -42,6 +42,13 @@ class RPConfig(StrictModel):
     )
     max_gradient_norm: float = Field(
         default=1.0, gt=0, description="the gradients of policy and critic are scaled down to it"
+    )
+    gae_lambda: float | None = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="takes the place of training.gae_lambda: 1 follows the simulator to the window's end and asks the "
+        "critic there only; with less its gradient counts at every decision on the way; null = training.gae_lambda",
     )
     gradient_clip_quantile: float = Field(
         default=0.95, gt=0, le=1, description="longer samples of dA/da are cut to this quantile; 1 = none"

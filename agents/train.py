@@ -286,14 +286,17 @@ def _open_run(experiment: Experiment, output: Path, resume: bool) -> dict[str, A
 
 
 def _same_configuration(old: Any, new: str, output: Path) -> None:
-    """Refuse to resume with settings other than the run's; budget, evaluation and machine may change."""
+    """Refuse to resume with settings other than the run's; budget, evaluation and machine may change.
+
+    The hand-written controllers may change too: no training knows them.
+    """
     try:
         before = yaml.safe_load(old) if isinstance(old, str) else None
     except yaml.YAMLError:
         before = None
     if not isinstance(before, dict):
         raise TrafficGradError(f"{output}: the configuration in {checkpoint.LAST} cannot be read")
-    free = ("training.decisions", "training.evaluation.", "training.threads", "training.device")
+    free = ("training.decisions", "training.evaluation.", "training.threads", "training.device", "scripted.")
     flat_before, flat_now = _flatten(before), _flatten(yaml.safe_load(new))
     changed = sorted(
         key

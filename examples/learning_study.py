@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -56,6 +58,7 @@ _PACE_CAR = {
     "rp, straight_through, samples not clipped": _mode(
         "rp", "straight_through", "training.agent.gradient_clip_quantile=1.0"
     ),
+    **{f"rp, {mode}, damped": _mode("rp", mode, "training.agent.gae_lambda=null") for mode in MODES[:2]},
     "ppo": _mode("ppo", "blocked"),
     **{f"{agent}, {mode}, heading": _mode(agent, mode, _HEADING) for agent in ("rp", "gippo") for mode in MODES[:2]},
     "ppo, heading": _mode("ppo", "blocked", _HEADING),
@@ -102,8 +105,15 @@ def run_name(row: str, seed: int) -> str:
     return "".join(c if c.isalnum() else "_" for c in row).strip("_") + f"_seed{seed}"
 
 
-def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> None:
-    """One training with its evaluation; goes on where an interrupted one stopped."""
+class Found(NamedTuple):
+    """What a training found."""
+
+    record: dict[str, object]  # line of the results
+    points: list[dict[str, object]]  # lines of the learning curves
+
+
+def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> Found | None:
+    """One training with its evaluation; goes on where an interrupted one stopped. None: interrupted again."""
     scenario, row, seed, folder, overrides = job
     study = STUDIES[scenario]
     agent, own = study.rows[row]
@@ -111,7 +121,7 @@ def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> None:
     output = Path(folder) / scenario / run_name(row, seed)
     result = train(experiment, output, resume=(output / "last.pt").is_file(), progress=False)
     if result.interrupted:
-        return
+        return None
     torch.set_num_threads(1)
     run = load_run(output if study.best else output / "last.pt")
     record: dict[str, object] = {"row": row, "seed": seed, "decisions": result.decisions}
@@ -123,16 +133,23 @@ def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> None:
         record["decisions_to_gate"] = passed[0]["decisions"] if passed else ""
     record |= measure(study, run.scenario, run.policy)
     record["machine"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
-    keep(RESULTS / f"{scenario}.csv", record, ("row", "seed"))
-    for line in judged:
-        point = {"row": row, "seed": seed, "decisions": line["decisions"], "score": line["score"]}
-        point |= {
-            name: line.get(f"evaluation/{name}", "")
-            for name in ("late_speed_error", "late_mean_speed", "late_speed_deviation")
-        }
+    names = ("late_speed_error", "late_mean_speed", "late_speed_deviation")
+    points: list[dict[str, object]] = [
+        {"row": row, "seed": seed, "decisions": line["decisions"], "score": line["score"]}
+        | {name: line.get(f"evaluation/{name}", "") for name in names}
+        for line in judged
+    ]
+    return Found(record, points)
+
+
+def keep_found(scenario: str, found: Found) -> None:
+    """Write down what a training found, and say it."""
+    keep(RESULTS / f"{scenario}.csv", found.record, ("row", "seed"))
+    for point in found.points:
         keep(RESULTS / f"{scenario}_curves.csv", point, ("row", "seed", "decisions"))
-    shown = ", ".join(f"{name} {record[name]}" for name in study.measures[:3])
-    print(f"{row}, seed {seed}: {shown}, {record['minutes']} min", flush=True)
+    record = found.record
+    shown = ", ".join(f"{name} {record[name]}" for name in STUDIES[scenario].measures[:3])
+    print(f"{record['row']}, seed {record['seed']}: {shown}, {record['minutes']} min", flush=True)
 
 
 def measure(study: Study, scenario: Scenario, policy: Policy) -> dict[str, str]:
@@ -190,20 +207,23 @@ def print_table(scenario: str) -> None:
     study = STUDIES[scenario]
     shown = [name for name in study.measures if any(line.get(name) for line in lines)]
     grid = Table(
-        title=f"{scenario}: {study.episodes} held-out traffic seeds; mean over training seeds [lowest, highest]",
+        title=f"{scenario}: {study.episodes} held-out traffic seeds; mean over training seeds \\[lowest, highest]",
         title_justify="left",
     )
-    for name in ("row", "seeds", *shown, "decisions to gate", "minutes"):
+    gated = any(line.get("decisions_to_gate") for line in lines)
+    for name in ("row", "seeds", *shown, *(("decisions to gate",) if gated else ()), "minutes"):
         grid.add_column(name.replace("_", " "), justify="left" if name == "row" else "right")
     rows: dict[str, list[dict[str, str]]] = {}
     for line in lines:
         rows.setdefault(line["row"], []).append(line)
+    digits = 3 if study.best else 0
     for row, group in rows.items():
         cells = []
         for name in shown:
-            values = [float(line[name]) for line in group]
-            mean = sum(values) / len(values)
-            cells.append(f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} [{min(values):.3f}, {max(values):.3f}]")
+            values = [float(line[name]) for line in group if line.get(name)]
+            mean = sum(values) / len(values) if values else math.nan
+            spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+            cells.append(f"{mean:.{digits}f}{spread}" if values else "")
         gates = ", ".join(
             f"{int(line['decisions_to_gate']) // 1000}k" if line.get("decisions_to_gate") else "-" for line in group
         )
@@ -212,7 +232,7 @@ def print_table(scenario: str) -> None:
             row,
             str(len(group)) if group[0]["seed"] else "-",
             *cells,
-            gates,
+            *((gates,) if gated else ()),
             f"{sum(times) / len(times):.1f}" if times else "",
         )
     Console(width=200).print(grid)
@@ -251,8 +271,9 @@ def main() -> None:
         ]
         evaluate_fixed(options.scenario)
         with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-            for _ in pool.imap_unordered(work, jobs):
-                pass
+            for found in pool.imap_unordered(work, jobs):
+                if found is not None:
+                    keep_found(options.scenario, found)
         draw_curves(options.scenario, Path(options.runs))
     print_table(options.scenario)
 

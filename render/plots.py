@@ -258,10 +258,10 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     with complete_file(path) as partial:
         for axes in figure.axes:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(colors=_INK, labelsize=9)
-        figure.savefig(partial, dpi=150)
+        figure.savefig(partial, dpi=dpi)
     return path

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trafficgrad.files import check_ending
-from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure, _save
+from trafficgrad.files import check_ending, complete_file
+from trafficgrad.render import plots
+from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Title, values of the recorded runs by statistic, ours by model and statistic, band by statistic.
 LaneCase: TypeAlias = tuple[
     str, Mapping[str, Array], Mapping[str, Mapping[str, float]], Mapping[str, tuple[float, float]]
 ]
 _THEORY, _MEASURED, _SECOND, _BAND = "#8b929c", "#2f6db3", "#d7191c", "#dfe5ee"
+_COLOURS, _DPI = 256, 110  # of a picture
 _SERIES = ("#2f6db3", "#d7191c", "#3a923a", "#8b5fbf", "#c98500", "#1a9aa0")
 
 
@@ -32,6 +35,19 @@ def _panel(axes: Axes, title: str, right: str, up: str) -> None:
     axes.set_xlabel(right)
     axes.set_ylabel(up)
     axes.grid(color=_GRID, linewidth=0.6)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write the figure; as ``.png`` with a palette, a quarter of the size: documents carry it."""
+    from PIL import Image
+
+    plots._save(figure, path, _DPI)
+    if path.suffix.lower() == ".png":
+        with Image.open(path) as picture:
+            small = picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        with complete_file(path) as partial:
+            small.save(partial, optimize=True)
+    return path
 
 
 def draw_equilibrium(curve_length: Array, curve_speed: Array, length: Array, speed: Array, path: Path) -> Path:
@@ -114,6 +130,7 @@ def draw_platoon(
         right.plot(car, peak**car, color=colours[v], linewidth=1.2)
         right.plot(car, own / own[0], "o", color=colours[v], label=f"{v:.0f} m/s", **dots)
     _panel(right, "Behind a swinging leader (dots: simulation)", "car in the platoon", "amplitude / leader's")
+    right.set_xticks(range(0, len(amplitudes[0]), 5))
     right.legend(frameon=False)
     return _save(figure, path)
 
@@ -171,7 +188,8 @@ def draw_jam(
     left.plot([start, start + span], [0.95 * length, 0.95 * length + wave_speed * span], "--", color=_SECOND, lw=1.4)
     left.set_xlim(time[0], time[-1])
     left.set_ylim(0.0, length)
-    _panel(left, f"22 cars, dashed: {wave_speed * 3.6:.1f} km/h", "time in s", "position in m")
+    title = f"22 cars on {length:.0f} m; dashed: {wave_speed * 3.6:.1f} km/h, SUMO's wave"
+    _panel(left, title, "time in s", "position in m")
     figure.colorbar(paths, ax=left, label="speed in m/s", pad=0.02)
     deviation = speed.std(1)
     right.semilogy(time, np.maximum(deviation, 1e-6), color=_MEASURED, linewidth=1.4, label="simulation")
@@ -209,12 +227,57 @@ def draw_control(
         if time[-1] > grown:
             for axes in row:
                 axes.axvline(grown, color=_INK, linewidth=0.8)
+            height = row[1].get_xaxis_transform()
+            row[1].text(grown + 0.1 * time[-1], 0.7, "from the line on\nit takes over", transform=height, fontsize=9)
         _panel(row[0], f"One controlled car, {name}", "time in s", "mean speed in m/s")
-        _panel(row[1], "", "time in s", "deviation in m/s")
-        row[0].set_ylim(0.0, None)
-        row[1].set_ylim(0.0, None)
+        _panel(row[1], "How much the cars' speeds differ", "time in s", "deviation of speeds in m/s")
+        for axes in row:
+            axes.set_xlim(time[0], time[-1])
+            axes.set_ylim(0.0, None)
     panels[0][0].plot([], [], "--", color=_INK, label="uniform flow")
     panels[0][0].legend(frameon=False, loc="lower right")
+    return _save(figure, path)
+
+
+def draw_lane_gate(
+    temperatures: Sequence[float],
+    biases: Array,
+    blocked: Array,
+    settings: Sequence[tuple[float, float]],
+    chosen: float,
+    path: Path,
+) -> Path:
+    """Bias of straight-through against its temperature, a line per distribution (mean, deviation) of the action.
+
+    ``biases`` [temperatures, settings] and ``blocked`` [settings] are relative to the truth; ``chosen`` is the default.
+    Left where the choice is often made, right where ``blocked`` is nearly right because it is rare.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 4.3)
+    often = np.abs(blocked) > 0.2
+    panels = figure.subplots(1, 2 if not often.all() else 1, squeeze=False, width_ratios=(1.9, 1.0)[: 2 - often.all()])
+    colours = _colours()
+    for axes, chosen_ones, title in zip(
+        panels[0], (often, ~often), ("Bias of straight-through (bars: blocked)", "Rare choices"), strict=False
+    ):
+        places = np.flatnonzero(chosen_ones)
+        for place, i in enumerate(places):
+            colour = colours(place / max(1, len(places) - 1))
+            mean, deviation = settings[int(i)]
+            label = f"N({mean:g}, {deviation:g})"
+            axes.plot(temperatures, 100 * biases[:, i], "-o", color=colour, markersize=4, linewidth=1.5, label=label)
+            axes.plot(temperatures[-1] * 1.25, 100 * blocked[i], "_", color=colour, markersize=12, markeredgewidth=2)
+        axes.axhline(0.0, color=_INK, linewidth=0.8)
+        axes.axvline(chosen, color=_INK, linewidth=0.8, linestyle=":")
+        axes.set_xscale("log")
+        ticked = list(temperatures)[:: 1 if axes is panels[0][0] else 2]
+        axes.set_xticks(ticked, [f"{t:g}" for t in ticked])
+        axes.minorticks_off()
+        axes.set_yscale("symlog", linthresh=100.0)
+        ticks = [-100, -50, 0, 50, 100, 1000]
+        axes.set_yticks(ticks, [str(tick) for tick in ticks])
+        _panel(axes, title, "choice_temperature (dotted: default)", "bias in % of the true gradient")
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
     return _save(figure, path)
 
 
@@ -223,20 +286,22 @@ def draw_safety(
 ) -> Path:
     """Smallest gap (m) and hardest braking asked of a new follower (m/s2) with its limit, a row per run.
 
-    A value that is not finite is not drawn: no vehicle has a leader, or nobody changes lane.
+    Where a value is not finite stands "none": no vehicle bound to a lane has a leader, or none changes lane.
     """
     check_ending(path, FORMATS)
     figure = _figure(9.0, 1.4 + 0.24 * len(names))
     left, right = figure.subplots(1, 2, sharey=True)
     row, limits = np.arange(len(names)), np.array(limit)
     for axes, values, title, unit, end in (
-        (left, np.array(smallest_gap), "Smallest gap", "m", 6.0),
-        (right, np.array(braking), "Braking asked of a new follower", "m/s2; red: limit", 5.0),
+        (left, np.array(smallest_gap), "Smallest gap", "gap in m", 6.0),
+        (right, np.array(braking), "Braking asked of a new follower", "deceleration in m/s2; red: limit", 5.0),
     ):
         there = np.isfinite(values)
         axes.barh(row[there], values[there], color=_MEASURED, height=0.55)
         for y in row[there & (values > end)]:
             axes.text(end, y, f"{values[y]:.0f} ", ha="right", va="center", color="white", fontsize=8)
+        for y in row[~there]:
+            axes.text(0.0, y, "  none", va="center", color=_THEORY, fontsize=8)
         _panel(axes, title, unit, "")
         axes.set_axisbelow(True)
         axes.set_xlim(0.0, end)
@@ -256,7 +321,7 @@ def draw_lane_changes(
     Speeds are in m/s; every statistic is drawn relative to the mean of the recorded runs.
     """
     check_ending(path, FORMATS)
-    most, low_end, high_end = max(len(band) for *_, band in cases), 0.4, 1.8
+    most, low_end, high_end = max(len(band) for *_, band in cases), 0.4, 2.0
     figure = _figure(5.2 * len(cases), 1.2 + 0.38 * most)
     panels = figure.subplots(1, len(cases), squeeze=False)[0]
     for axes, (title, runs, ours, bands) in zip(panels, cases, strict=True):

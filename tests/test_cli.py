@@ -28,21 +28,6 @@ TINY = [
 ]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trafficgrad", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return run
-
-
 def test_version(command):
     assert command("--version") == (0, f"trafficgrad {__version__}\n", "")
 
@@ -172,6 +157,24 @@ def test_looking_at_a_run(command):
     assert Path("run/episode.mp4").stat().st_size > 1000
     code, out, _ = command("render", "run/last.pt", "--seconds", "1", "--size", "480", "270", "--output", "x/still.png")
     assert (code, out) == (0, "x/still.png\n")
+
+
+def test_a_scenario_without_a_policy_is_judged_by_its_baselines(command):
+    settings = [setting for setting in TINY if "training" not in setting]
+    code, out, err = command("evaluate", "ring_4lane_waves", "--seeds", "2", *settings)
+    assert code == 0, err
+    for row in ("human only", "keep lane ", "keep lane and align", "fan out and align"):
+        assert f"│ {row}" in out
+    assert "│ policy" not in out and "standing %" not in out  # nobody stands in the first seconds
+    assert out.splitlines()[-1] == "no policy was asked for; `trafficgrad train ring_4lane_waves` trains one"
+    assert not Path("runs").exists()
+
+    slow = [*settings, "--set=initial.speed=0", "--set=simulation.warmup_steps=0"]
+    (Path.cwd() / "mine.yaml").write_text((ROOT / "scenarios" / "ring_1lane.yaml").read_text())
+    code, out, err = command("evaluate", "mine.yaml", "--seeds", "2", *slow)
+    assert code == 0, err
+    assert "standing %" in out and "│ human only" in out
+    assert command("evaluate", "mine.yml")[0] == 2
 
 
 def test_looking_at_human_drivers(command):

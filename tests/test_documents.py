@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Arguments that make an example short; what needs hours is shown that it starts.
-EXAMPLES: dict[str, list[str]] = {"calibrate.py": [], "mpc.py": [], "learning_study.py": ["--help"]}
+EXAMPLES: dict[str, list[str]] = {
+    "calibrate.py": [],
+    "mpc.py": [],
+    "learning_study.py": ["--help"],
+    "lane_gate_study.py": ["--table"],
+}
 MAIN = (
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "
     ".venv/bin/trafficgrad train scenarios/ring_4lane.yaml"

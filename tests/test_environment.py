@@ -39,6 +39,17 @@ def test_shapes_labels_and_reward(env: TrafficEnv) -> None:
     assert bool(((transition.reward > 0) & (transition.reward < 1)).all())
 
 
+def test_standing_is_the_share_of_human_drivers_below_one_metre_per_second(env: TrafficEnv) -> None:
+    """Who starts from standstill reaches at most 1.6 m/s2 * 0.5 s = 0.8 m/s within the decision."""
+    n = env.scenario.total
+    position = (7.0 * torch.arange(n, dtype=torch.float64))[None]
+    lane = torch.arange(n)[None] % 4
+    speed = torch.zeros(1, n, dtype=torch.float64)
+    speed[0, 50:] = 8.0  # ten human drivers who are under way
+    _, transition = env.step(env.start(TrafficState(position, speed, lane)), None)
+    assert transition.terms["standing"].tolist() == pytest.approx([(56 - 10) / 56])
+
+
 def test_reward_is_the_mean_over_simulator_steps(env: TrafficEnv) -> None:
     state = env.reset(2, torch.Generator().manual_seed(0))
     traffic, rewards = state.traffic, []

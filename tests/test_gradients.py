@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from trafficgrad.car_following import IDM
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.errors import TrafficGradError
+from trafficgrad.gradients import LaneGradient, clamp_contrast
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network import RoadNetwork, ring
 from trafficgrad.simulator import Simulator
@@ -161,3 +162,15 @@ def test_gradient_reaches_a_leader_through_the_reaction_of_its_followers() -> No
     follower = simulator.simulate(state, 20, actions=Action(plan)).speed[-1, 0, 1]
     (gradient,) = torch.autograd.grad(follower, [plan])
     assert (gradient[:-2] > 0).all() and gradient[-1] == 0
+
+
+def test_compared_accelerations_are_kept_within_their_limits():
+    """By default nobody brakes harder than 6 times its own comfortable deceleration; the other side is left alone."""
+    braking = torch.tensor([[-1e7, -8.0, 2.0], [-1e7, -8.0, 40.0]], dtype=torch.float64)
+    comfortable = torch.tensor([[1.5], [1.0]], dtype=torch.float64)
+    assert clamp_contrast(braking, "drivers", comfortable).tolist() == [[-9.0, -8.0, 2.0], [-6.0, -6.0, 40.0]]
+    assert clamp_contrast(braking, "drivers", 25.0).tolist() == [[-150.0, -8.0, 2.0], [-150.0, -8.0, 40.0]]
+    assert clamp_contrast(braking, (-4.0, 1.0), comfortable).tolist() == [[-4.0, -4.0, 1.0], [-4.0, -4.0, 1.0]]
+    assert clamp_contrast(braking, None, comfortable) is braking
+    with pytest.raises(TrafficGradError, match="expected \\(low, high\\), None or 'drivers'"):
+        LaneGradient(contrast_limits="driver")

@@ -80,7 +80,7 @@ def gradient_worlds(seeds: range) -> list[tuple[int, World]]:
         world = random_world(seed, most_per_lane=6)
         rng = random.Random(seed)
         cars = random_actions(world.cars, rng) if seed % 4 else world.cars
-        rules = replace(world.rules, contrast_limits=(-4.0, 1.5) if seed % 3 == 0 else None)
+        rules = replace(world.rules, contrast_limits=((-4.0, 1.5), "drivers", None)[seed % 3])
         if any(c.follow_limit for c in cars):  # with both bounds: test_follow_limit_is_not_bounded_by_max_braking
             rules = replace(rules, max_braking=math.inf)
         worlds.append((seed, replace(world, cars=cars, rules=rules)))

@@ -32,6 +32,15 @@ def test_means_and_deviations_count_active_vehicles_only() -> None:
     assert metrics.speed_error(state, 2.0, chosen).tolist() == [2.0]
 
 
+def test_standing_is_the_share_of_active_vehicles_below_one_metre_per_second() -> None:
+    speed = torch.tensor([[0.0, 0.9, 1.0, 5.0], [0.5, 1.5, 2.5, 0.5]]).double()
+    active = torch.tensor([[True] * 4, [True, True, True, False]])
+    state = tg.TrafficState(scene().position.expand(2, 4), speed, scene().lane.expand(2, 4), active=active)
+    assert metrics.standing(state).tolist() == pytest.approx([2 / 4, 1 / 3])
+    assert metrics.standing(state, torch.tensor([True, False, True, True])).tolist() == pytest.approx([1 / 3, 1 / 2])
+    assert metrics.standing(state, below=2.0).tolist() == pytest.approx([3 / 4, 2 / 3])
+
+
 def test_flow_is_density_times_mean_speed() -> None:
     network = tg.ring(100.0, lanes=2)
     assert metrics.density(scene(), network).tolist() == pytest.approx([3 / 200])

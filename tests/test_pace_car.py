@@ -215,6 +215,21 @@ def test_what_steering_does_to_the_drivers(mode: str) -> None:
     assert steering > 1e-3 if mode == "straight_through" else steering < 1e-4
 
 
+def test_stagger_drives_the_worlds_to_their_places() -> None:
+    """Nothing warms this traffic up: a world that is ``elapsed`` steps into its episode has driven that far."""
+    env = make(2, ("simulation.horizon_steps=60",))
+    begun = env.reset(6, torch.Generator().manual_seed(0))
+    state = env.stagger(begun, torch.Generator().manual_seed(0))
+    assert len(set(state.elapsed.tolist())) > 3
+    driven = begun
+    for t in range(1, 60):
+        driven, _ = env.step(driven, None)
+        here = state.elapsed == t
+        assert torch.equal(state.traffic.position[here], driven.traffic.position[here])
+        assert torch.equal(state.observation[here], driven.observation[here])
+    assert state.traffic.time.tolist() == pytest.approx((0.03 * state.elapsed).tolist())
+
+
 def test_a_failure_cuts_the_graph() -> None:
     env = make(2)
     plan = torch.zeros(3, 2, 2, dtype=torch.float64, requires_grad=True)

@@ -43,6 +43,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.scenarios": "scenario",
     "trafficgrad.scenario_models": "scenario",
     "trafficgrad.placement": "scenario",
+    "trafficgrad.warmup_cache": "scenario",
     "trafficgrad.traffic_scenario": "scenario",
     "trafficgrad.scenario_config": "scenario",
     "trafficgrad.scenario_reference": "scenario",

@@ -9,6 +9,7 @@ import torch
 from toy_env import ToyEnv
 
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, PolicyConfig, PolicySpec
+from trafficgrad.agents.experiment import TrainingConfig
 from trafficgrad.agents.losses import gaussian_log_prob
 from trafficgrad.agents.rollout import RolloutSettings, collect, start
 from trafficgrad.agents.rp import RP, RPConfig
@@ -103,3 +104,13 @@ def test_the_schedule_ends_at_zero():
     agent = RP(RPConfig(), networks, torch.Generator())
     rollout = roll(env, networks, carry)
     assert agent.update(rollout, progress=0.75)["learning_rate"] == pytest.approx(0.25e-3)
+
+
+def test_windows_are_undamped_unless_asked_for():
+    """RP's own gae_lambda stands in for that of the training; null leaves the training's."""
+    plain = TrainingConfig.model_validate({"agent": {"kind": "rp"}})
+    assert plain.gae_lambda == 0.95 and plain.rollout.gae_lambda == 1.0
+    damped = TrainingConfig.model_validate({"agent": {"kind": "rp", "gae_lambda": None}, "gae_lambda": 0.9})
+    assert damped.rollout.gae_lambda == 0.9
+    other = TrainingConfig.model_validate({"agent": {"kind": "gippo"}})
+    assert other.rollout.gae_lambda == 0.95

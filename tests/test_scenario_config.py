@@ -17,7 +17,8 @@ from trafficgrad.lane_change import LaneChoice
 from trafficgrad.scenario_config import json_schema, list_scenarios, load_scenario, parse_scenario
 from trafficgrad.tree import index
 
-SHIPPED = ("ring_1lane", "ring_4lane")
+RINGS = ("ring_1lane", "ring_4lane", "ring_4lane_hard", "ring_4lane_waves")
+SHIPPED = (*(f"pace_car_{lanes}lane" for lanes in (10, 1, 2, 3, 4)), *RINGS)
 
 
 def test_overrides_replace_settings():
@@ -182,7 +183,7 @@ def test_a_generator_for_each_world():
         assert torch.equal(together.driver[world], alone.driver[0])
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", RINGS)
 def test_warm_up(name):
     scenario = load_scenario(name, ["simulation.warmup_steps=150", "driver_rows=64"])
     simulator = scenario.build()

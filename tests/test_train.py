@@ -11,8 +11,9 @@ from toy_env import ToyEnv
 
 from trafficgrad.agents import NonFiniteError
 from trafficgrad.agents.checkpoint import load_checkpoint, load_policy
-from trafficgrad.agents.experiment import Experiment, TrainingConfig, switch_agent
+from trafficgrad.agents.experiment import Experiment, TrainingConfig, load_experiment, switch_agent
 from trafficgrad.agents.logging import MetricsFile
+from trafficgrad.agents.rp import RPConfig
 from trafficgrad.agents.train import train
 from trafficgrad.errors import TrafficGradError
 
@@ -260,6 +261,18 @@ def test_switching_the_agent_keeps_shared_keys():
         TrainingConfig.model_validate(misspelt)
     with pytest.raises(TrafficGradError, match="did you mean 'ppo'"):
         switch_agent(section, "pppo")
+
+
+def test_an_agent_of_another_kind_gets_its_own_defaults_but_for_what_was_asked_for():
+    section = {"agent": {"kind": "gippo", "learning_rate": 3e-4, "max_gradient_norm": 2.0}}
+    assert switch_agent(section, "rp") == {"agent": {"kind": "rp"}}
+    assert switch_agent(section, "rp", {"max_gradient_norm"}) == {"agent": {"kind": "rp", "max_gradient_norm": 2.0}}
+    plain = load_experiment("pace_car_2lane", "rp").config.agent
+    assert plain == RPConfig()
+    chosen = load_experiment("pace_car_2lane", "rp", overrides=["training.agent.learning_rate=2e-3"]).config.agent
+    assert chosen == RPConfig(learning_rate=2e-3)
+    with pytest.raises(TrafficGradError, match=r"--set 'training\.agent\.clip=0\.1'.*clip: unknown key"):
+        load_experiment("pace_car_2lane", "rp", overrides=["training.agent.clip=0.1"])
 
 
 def test_metrics_file_grows_columns_and_forgets_what_will_come_again(tmp_path):

@@ -88,7 +88,7 @@ def _measure(size: Size, repetitions: int, dtype: torch.dtype) -> list[Row]:
     modes: tuple[GradientMode, ...] = ("straight_through", "blocked") if size.lanes > 1 else ("straight_through",)
     for mode in modes:
         name = f"trafficgrad, {mode}" if size.lanes > 1 else "trafficgrad"
-        chosen = replace(simulator, lane_gradient=LaneGradient(mode, contrast_limits=(-9.0, 2.0)))
+        chosen = replace(simulator, lane_gradient=LaneGradient(mode))
         candidates[name] = partial(_rollout, chosen, state)
     candidates["plain torch IDM loop, one lane, no search"] = partial(_plain_loop, simulator, state)
     count = size.worlds * size.vehicles * STEPS

@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Scenario: a YAML file or the name of a shipped one.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A training's folder, a checkpoint, or a shipped policy.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN|FILE", help="A training's folder, a checkpoint, a shipped policy, or a scenario.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as network.length=800.")
 ]
@@ -87,12 +89,19 @@ def evaluate(
     settings: Set = None,
     device: Device = "cpu",
 ) -> None:
-    """Judge a trained policy beside human drivers and hand-written controllers, on traffic it has never seen."""
+    """Judge a trained policy beside human drivers and hand-written controllers, on traffic it has never seen.
+
+    For a scenario without a policy, a file or a shipped one, these others alone.
+    """
     from trafficgrad import pictures
     from trafficgrad.agents import evaluation
     from trafficgrad.agents.logging import METRICS
+    from trafficgrad.scenario_config import is_scenario
 
     place = _prepare(device)
+    if is_scenario(run) and not pictures.is_run(run):
+        evaluation.evaluate_scenario(run, seeds, settings or (), device=place)
+        return
     loaded = evaluation.load_run(run, place, settings or ())
     evaluation.evaluate(loaded, seeds, device=place)
     typer.echo(pictures.time_space_diagram(pictures.perform(run, 0, settings or (), place)))
@@ -193,19 +202,22 @@ def gradcheck(
 
 @app.command()
 def validate(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, under half a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, about half a minute.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="GROUP", help="Only this group of checks; may be repeated.")
     ] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for one figure per group.")] = None,
     data: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the table as JSON.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put the table into a document, between its two markers.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Check the simulator: theory, SUMO and experiments beside measurements; exit code 1 if a check fails."""
     from trafficgrad import validation
 
-    report = validation.validate(only or (), quick, plots, data, device=_prepare(device))
-    if report.failed:
+    outputs = validation.Outputs(plots, data, markdown)
+    if not validation.validate(only or (), quick, outputs, device=_prepare(device)).passed:
         raise typer.Exit(1)
 
 
@@ -215,7 +227,7 @@ def scenarios() -> None:
     from trafficgrad.scenario_config import list_scenarios
 
     for name, description in list_scenarios():
-        typer.echo(f"{name:12s} {description}")
+        typer.echo(f"{name:16s} {description}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from trafficgrad.errors import TrafficGradError, nearest_name
 
 KeyPath = tuple[str | int, ...]
+_OVERRIDE = "--set "  # begins the origin of a key that did not come from a file
 
 
 class StrictModel(BaseModel):
@@ -77,6 +78,14 @@ class Document:
             if path[:end] in self.origins:
                 return self.origins[path[:end]]
         return self.source
+
+    def overridden(self, section: KeyPath) -> set[str]:
+        """Keys of a section that an override set."""
+        return {
+            str(path[-1])
+            for path, place in self.origins.items()
+            if path[:-1] == section and place.startswith(_OVERRIDE)
+        }
 
     def validate(self, model: type[M], section: KeyPath = ()) -> M:
         """Build ``model`` from the part of the document at ``section`` (a missing section reads as an empty one).
@@ -200,7 +209,7 @@ def _apply(data: dict[str, Any], override: str, origins: dict[KeyPath, str]) -> 
         if depth == len(keys) or not isinstance(below, dict | list):
             for known in [known for known in origins if known[: len(path)] == path]:
                 del origins[known]  # the lines of the file no longer say where this value came from
-            origins[path] = f"--set {override!r}"
+            origins[path] = f"{_OVERRIDE}{override!r}"
             below = value if depth == len(keys) else {}
             place[step] = below
         place = below

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.state import PerDriver
 
+HARD_BRAKING = 6.0  # times the comfortable deceleration: as hard as tyres allow an ordinary driver
+ContrastLimits = tuple[float, float] | Literal["drivers"] | None
 Choices = Literal["all", "controlled"]
 CHOICES: tuple[Choices, ...] = ("all", "controlled")
 GradientMode = Literal["straight_through", "blocked", "sigmoid"]
@@ -32,16 +35,18 @@ class LaneGradient:
     (the lane itself stays hard), so values differ from the other two.
 
     With ``choices = "all"`` the loop from a driver's choice through everybody's reaction to the next driver's choice is
-    closed: in dense multi-lane traffic its gradient grows without bound over hundreds of steps. ``"controlled"`` cuts
-    it at the drivers and keeps what the controlled vehicles' own lane choices do.
+    closed: parameters of lane changes get gradients, but in dense multi-lane traffic these grow without bound over
+    hundreds of steps. ``"controlled"`` cuts the loop at the drivers and keeps what the controlled vehicles' own lane
+    choices do. docs/gradients.md has the measurements that decided the defaults.
     """
 
     mode: GradientMode = "straight_through"
-    temperature: float = 0.5  # m/s2, softness of MOBIL's choice
-    choice_temperature: float = 0.1  # -, softness of a controlled vehicle's lane request
-    memory: float = 3.0  # s, how long the choice's gradient lives in `lateral`; may be inf
+    temperature: float = 0.1  # m/s2, softness of MOBIL's choice
+    choice_temperature: float = 0.03  # -, softness of a controlled vehicle's lane request
+    memory: float = 5.0  # s, how long the choice's gradient lives in `lateral`; may be inf
     transition_width: float = 0.5  # m, half width of a steered vehicle's transition between lanes
-    contrast_limits: tuple[float, float] | None = None  # m/s2, clamp of the accelerations whose difference is used
+    contrast_limits: ContrastLimits = "drivers"  # clamp of the accelerations that are compared: (low, high) in m/s2,
+    # None, or "drivers": every driver brakes by at most HARD_BRAKING times its comfortable deceleration
     choices: Choices = "all"  # whose: of all vehicles, or of the controlled ones (those of drivers are then blocked)
 
     def __post_init__(self) -> None:
@@ -58,7 +63,13 @@ class LaneGradient:
         for name in ("temperature", "choice_temperature", "memory", "transition_width"):
             if not getattr(self, name) > 0:
                 raise TrafficGradError(f"LaneGradient.{name} must be > 0, got {getattr(self, name)}")
-        if self.contrast_limits is not None:
+        if isinstance(self.contrast_limits, str):
+            if self.contrast_limits != "drivers":
+                raise TrafficGradError(
+                    f"LaneGradient.contrast_limits: unknown {self.contrast_limits!r}, expected (low, high), "
+                    "None or 'drivers'"
+                )
+        elif self.contrast_limits is not None:
             low, high = self.contrast_limits
             if not low < high:
                 raise TrafficGradError(
@@ -133,9 +144,18 @@ def soft_membership(lateral: Tensor, exists: Tensor, lane_width: Tensor, transit
     return torch.softmax(logits.masked_fill(~present, -math.inf), -1)
 
 
-def clamp_contrast(acceleration: Tensor, limits: tuple[float, float] | None) -> Tensor:
+def clamp_contrast(acceleration: Tensor, limits: ContrastLimits, comfortable_deceleration: PerDriver) -> Tensor:
     """Accelerations whose difference is used as the effect of a lane membership, kept within ``limits``.
 
-    A counterfactual gap can be 0.001 m, where a car-following model asks for 1e7 m/s2 and more.
+    A counterfactual gap can be 0.001 m, where a car-following model asks for 1e7 m/s2 and more. What that does to the
+    speed ends at standstill, so that a difference of accelerations far overstates it.
+
+    Parameters:
+        acceleration: m/s2. comfortable_deceleration: of those who accelerate, m/s2; it broadcasts.
     """
-    return acceleration if limits is None else acceleration.clamp(*limits)
+    if limits is None:
+        return acceleration
+    if isinstance(limits, str):
+        hardest = torch.as_tensor(-HARD_BRAKING * comfortable_deceleration, dtype=acceleration.dtype)
+        return torch.maximum(acceleration, hardest.to(acceleration.device))
+    return acceleration.clamp(*limits)

@@ -182,15 +182,22 @@ def membership_terms(
         cap = torch.full_like(speed, torch.inf)
         if action is not None and len(fleet.slots):
             cap = cap.index_copy(1, fleet.slots, action.acceleration.clamp(min=-sim.max_braking))
-        cap_there, v_there = (x.gather(1, flat).reshape(there.shape) for x in (cap, speed))
 
-        def done(acceleration: Tensor, limit: Tensor, v: Tensor) -> Tensor:
+        def of_followers(x: Tensor) -> Tensor:
+            return x.gather(1, flat).reshape(there.shape)
+
+        braking = view.model.comfortable_deceleration
+        own_braking = braking[:, chosen, None] if isinstance(braking, Tensor) else braking
+        braking_there = of_followers(braking) if isinstance(braking, Tensor) else braking
+        cap_there, v_there = of_followers(cap), of_followers(speed)
+
+        def done(acceleration: Tensor, limit: Tensor, v: Tensor, comfortable: PerDriver) -> Tensor:
             ordinary = acceleration.clamp(min=-sim.max_braking)
             response = torch.where(torch.isinf(limit), ordinary, torch.minimum(limit, acceleration))
-            return clamp_contrast(stop_rule(response, v, sim.dt), gradient.contrast_limits)
+            return clamp_contrast(stop_rule(response, v, sim.dt), gradient.contrast_limits, comfortable)
 
-        own = done(own, cap[:, chosen, None], speed[:, chosen, None])
-        effect = done(with_it, cap_there, v_there) - done(without, cap_there, v_there)
+        own = done(own, cap[:, chosen, None], speed[:, chosen, None], own_braking)
+        effect = done(with_it, cap_there, v_there, braking_there) - done(without, cap_there, v_there, braking_there)
         if action is not None and not all(fleet.limited):
             # Without follow_limit the acceleration is the action, whoever is in front.
             deaf = fleet.mask(state.vehicles, [c for c, limited in enumerate(fleet.limited) if not limited])

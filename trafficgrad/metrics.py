@@ -17,6 +17,7 @@ from trafficgrad.state import Neighbors, TrafficState
 from trafficgrad.trajectory import Trajectory
 
 Record = TrafficState | Trajectory
+STANDING = 1.0  # m/s: who is slower counts as standing
 
 
 def _weights(record: Record, vehicles: Tensor | None) -> Tensor:
@@ -42,6 +43,11 @@ def speed_deviation(record: Record, vehicles: Tensor | None = None) -> Tensor:
 def speed_error(record: Record, target: float, vehicles: Tensor | None = None) -> Tensor:
     """Mean over vehicles of |v - target|, m/s."""
     return ((record.speed - target).abs() * _weights(record, vehicles)).sum(-1)
+
+
+def standing(record: Record, vehicles: Tensor | None = None, below: float = STANDING) -> Tensor:
+    """Share of the vehicles that are slower than ``below`` m/s; a step function, so it carries no gradient."""
+    return ((record.speed < below) * _weights(record, vehicles)).sum(-1)
 
 
 def density(record: Record, network: RoadNetwork) -> Tensor:

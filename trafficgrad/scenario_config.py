@@ -41,6 +41,7 @@ __all__ = [
     "Scenario",
     "SpeedDeviationReward",
     "TrafficScenario",
+    "is_scenario",
     "json_schema",
     "list_scenarios",
     "load_scenario",
@@ -68,6 +69,14 @@ def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 def parse_scenario(text: str, source: str, overrides: Sequence[str] = ()) -> Scenario:
     """Like :func:`load_scenario`, from YAML text, such as that of a checkpoint; ``source`` is what messages call it."""
     return _check(parse_document(text, source, overrides))
+
+
+def is_scenario(file: str | Path) -> bool:
+    """Whether :func:`load_scenario` would find a file, by its ending .yaml, or a shipped scenario; it is not read."""
+    path = Path(file)
+    if path.is_file():
+        return path.suffix in (".yaml", ".yml")
+    return path.parent.as_posix() in (".", "scenarios") and path.name.removesuffix(".yaml") in _shipped()
 
 
 def list_scenarios() -> list[tuple[str, str]]:

@@ -247,6 +247,35 @@ class ControlConfig(StrictModel):
     lane_choice: LaneChoiceConfig = LaneChoiceConfig()
 
 
+class RampConfig(StrictModel):
+    """A target speed that changes evenly from ``start`` to that of the task."""
+
+    start: NonNegative = Field(description="target speed when an episode begins, m/s")
+    duration: Positive = Field(description="time until it is that of the task, s")
+
+
+class ScriptedConfig(StrictModel):
+    """The hand-written controllers that policies are compared with. They change neither traffic nor training."""
+
+    ramp: RampConfig | None = Field(
+        default=None, description="target speed of vehicles that align; null = that of the task from the start on"
+    )
+    correction: Positive = Field(
+        default=4.0, description="most that aligning adds to the target speed, or takes off it, m/s"
+    )
+    keep_lane_and_align: bool = Field(
+        default=False, description="compare also with vehicles that align, but keep their lane"
+    )
+
+
+def _contrast(value: Any) -> Any:
+    """Refuse other words than ``drivers``, and intervals of the wrong order, with one sentence."""
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(x, int | float) for x in value)
+    if value is not None and value != "drivers" and not (pair and value[0] < value[1]):
+        raise ValueError(f"expected [lowest, highest], drivers or null, got {value!r}")
+    return value
+
+
 class LaneGradientConfig(StrictModel):
     """How gradients pass lane changes."""
 
@@ -255,7 +284,8 @@ class LaneGradientConfig(StrictModel):
         description="straight_through: hard forward, soft backward; blocked: no gradient; sigmoid: relaxed forward too",
     )
     choices: Literal["all", "controlled"] = Field(
-        default=_GRADIENT.choices, description="whose lane choices carry gradient; `controlled` blocks those of drivers"
+        default=_GRADIENT.choices,
+        description="whose lane choices carry gradient; `controlled` blocks those of drivers",
     )
     temperature: Positive = Field(default=_GRADIENT.temperature, description="softness of MOBIL's decision, m/s2")
     choice_temperature: Positive = Field(
@@ -268,8 +298,10 @@ class LaneGradientConfig(StrictModel):
     transition_width: Positive = Field(
         default=_GRADIENT.transition_width, description="width of the soft lane boundary (steered vehicles), m"
     )
-    contrast_limits: Interval | None = Field(
-        default=_GRADIENT.contrast_limits, description="clamp of the compared accelerations, m/s2; null = none"
+    contrast_limits: Annotated[Interval | Literal["drivers"] | None, BeforeValidator(_contrast)] = Field(
+        default=_GRADIENT.contrast_limits,
+        description="clamp of the compared accelerations, m/s2; drivers: nobody brakes harder than 6 times its "
+        "comfortable deceleration; null: none",
     )
 
 

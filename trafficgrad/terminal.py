@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-WIDTH = 160  # columns, of files and pipes
+WIDTH = 180  # columns, of files and pipes
 
 
 def console() -> Console:

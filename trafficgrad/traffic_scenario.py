@@ -11,6 +11,7 @@ import torch
 import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
+from trafficgrad import warmup_cache
 from trafficgrad.car_following import IDM
 from trafficgrad.config import Document, M, StrictModel, error_at
 from trafficgrad.errors import TrafficGradError
@@ -30,6 +31,7 @@ from trafficgrad.scenario_models import (
     ObservationConfig,
     RewardTerm,
     RowsInitial,
+    ScriptedConfig,
     SimulationConfig,
     Uniform,
     VehiclesConfig,
@@ -56,6 +58,7 @@ class TrafficScenario(StrictModel):
     observation: ObservationConfig = LocalObservation()
     reward: tuple[RewardTerm, ...] = Field(default=(), strict=False, description="weighted terms that are added")
     failure: FailureConfig = FailureConfig()
+    scripted: ScriptedConfig = ScriptedConfig()
     late: float | None = Field(
         default=None, gt=0, description="end of an episode that `late` measures cover, s; null = its second half"
     )
@@ -203,7 +206,8 @@ class TrafficScenario(StrictModel):
         """Initial states of ``batch`` worlds: placed, then driven for ``warmup_steps`` by car following alone.
 
         During the warm-up controlled vehicles drive like ordinary ones and keep their lane. Afterwards the clock and
-        the lane-change cool-downs stand at 0. A world depends on its own draws only.
+        the lane-change cool-downs stand at 0. A world depends on its own draws only. What takes long is kept in a file
+        (:mod:`trafficgrad.warmup_cache`).
 
         Parameters:
             generator: a CPU generator of all draws, or one for each world. simulator: that of the warm-up,
@@ -220,15 +224,16 @@ class TrafficScenario(StrictModel):
         if not (warm_up and self.simulation.warmup_steps):
             return state
         simulator = self.build(dtype=dtype, device=device) if simulator is None else simulator
-        with torch.no_grad():
-            for _ in range(self.simulation.warmup_steps):
-                noise = torch.cat([torch.randn(each, self.total, generator=g, dtype=dtype) for g in own])
-                state = simulator.step(state, None, noise.to(device))
+        state = warmup_cache.warm_up(simulator, state, own, self.simulation.warmup_steps)
         return replace(state, time=torch.zeros_like(state.time), cooldown=torch.zeros_like(state.cooldown))
 
     def to_yaml(self) -> str:
         """Every setting written out, defaults too, as YAML that loads to an equal scenario."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    def overridden(self, section: tuple[str, ...]) -> set[str]:
+        """Keys of a section that an override set, and not the file."""
+        return self._document.overridden(section)
 
     def validate_training(self, model: type[M]) -> M:
         """Check the ``training`` section with ``model``; an error names the file and line it came from.

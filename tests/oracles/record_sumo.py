@@ -125,9 +125,11 @@ def record_platoon(integrator: str) -> dict[str, np.ndarray]:
     return {"position": position, "speed": speed, "leader_speed": leader, **drivers}
 
 
-def record_ring(integrator: str) -> dict[str, np.ndarray]:
-    """Run the ring case; positions are on [0, 230)."""
-    drivers, length, count = ring_drivers(), 230.0, 22
+def record_ring(
+    integrator: str, length: float = 230.0, seconds: int = SECONDS, interval: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Run the ring case, read once in ``interval`` s; positions are on [0, ``length``)."""
+    drivers, count = ring_drivers(), 22
     side = length / 4
     names = [f"e{i}" for i in range(4)]
     starts = []
@@ -145,15 +147,15 @@ def record_ring(integrator: str) -> dict[str, np.ndarray]:
         def where(i: int) -> float:
             return side * int(libsumo.vehicle.getRoadID(f"v{i}")[1:]) + libsumo.vehicle.getLanePosition(f"v{i}")
 
-        position, speed = watch(count, round(SECONDS / DT), where, lambda step: None)
+        position, speed = watch(count, round(seconds / DT), where, lambda step: None, interval)
     return {"position": position, "speed": speed, "circumference": np.array(length), **drivers}
 
 
 def watch(
-    count: int, steps: int, where: Callable[[int], float], drive: Callable[[int], None]
+    count: int, steps: int, where: Callable[[int], float], drive: Callable[[int], None], interval: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step SUMO and read every vehicle once a second: position and speed [seconds + 1, count]."""
-    every = round(1 / DT)
+    """Step SUMO and read every vehicle once in ``interval`` s: position and speed [records, count]."""
+    every = round(interval / DT)
     position, speed = np.empty((steps // every + 1, count)), np.empty((steps // every + 1, count))
     for step in range(steps + 1):
         if step:

@@ -66,11 +66,12 @@ def lane_adjoint(
 
     def bounded(car: Vehicle, following: float) -> float:
         value = respond(rules, car, following)
-        return (
-            value
-            if rules.contrast_limits is None
-            else min(max(value, rules.contrast_limits[0]), rules.contrast_limits[1])
-        )
+        if rules.contrast_limits is None:
+            return value
+        if isinstance(rules.contrast_limits, str):  # "drivers"
+            return max(value, -6.0 * car.comfortable_deceleration)
+        low, high = rules.contrast_limits
+        return min(max(value, low), high)
 
     def contrast(side: View) -> float:  # what i's presence does to the follower there, times its cotangent
         if side.follower is None:

@@ -86,7 +86,7 @@ class Rules:
     temperature: float = 0.3
     choice_temperature: float = 0.1
     memory: float = math.inf
-    contrast_limits: tuple[float, float] | None = None
+    contrast_limits: tuple[float, float] | str | None = None  # "drivers": -6 times the comfortable deceleration
 
 
 @dataclass

@@ -173,7 +173,7 @@ def simulator_of(world: World, lane_gradient: LaneGradient | None = None, **para
             temperature=rules.temperature,
             choice_temperature=rules.choice_temperature,
             memory=rules.memory,
-            contrast_limits=rules.contrast_limits,
+            contrast_limits=rules.contrast_limits,  # type: ignore[arg-type]
         )
     return Simulator(
         world.network,

@@ -50,6 +50,7 @@ class CarFollowing(DriverModel, ABC):
     """Longitudinal behaviour of a driver behind a leader. Parameters are per driver; floats serve everybody."""
 
     desired_speed: PerDriver  # m/s
+    comfortable_deceleration: PerDriver  # m/s2
 
     @abstractmethod
     def acceleration(self, speed: Tensor, gap: Tensor, closing_speed: Tensor) -> Tensor:

@@ -202,6 +202,7 @@ class TrafficEnv(DifferentiableEnv):
         measures = {
             "mean_speed": metrics.mean_speed(state),
             "speed_deviation": metrics.speed_deviation(state, self.human),
+            "standing": metrics.standing(state, self.human),
             "lane_changes": changes,
             "collisions": collided.to(state.speed.dtype),
         }

@@ -7,7 +7,6 @@ Every group of checks is a function that yields :class:`Check` after :class:`Che
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,19 +17,20 @@ from rich.console import Console
 
 from trafficgrad import terminal
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.files import complete_file
 from trafficgrad.validation.control import control
 from trafficgrad.validation.equilibrium import equilibrium
 from trafficgrad.validation.fundamental_diagram import fundamental_diagram
 from trafficgrad.validation.jam import jam
 from trafficgrad.validation.lane_changes import lane_changes
+from trafficgrad.validation.lane_gate import lane_gate
+from trafficgrad.validation.outputs import Outputs
 from trafficgrad.validation.platoon import platoon
 from trafficgrad.validation.report import Check, Report, table
 from trafficgrad.validation.ring_stability import ring_stability
 from trafficgrad.validation.runs import Results, Run
 from trafficgrad.validation.safety import safety
 
-__all__ = ["GROUPS", "Check", "Group", "Report", "validate"]
+__all__ = ["GROUPS", "Check", "Group", "Outputs", "Report", "validate"]
 
 
 class Group(NamedTuple):
@@ -49,27 +49,30 @@ GROUPS: dict[str, Group] = {
     "control": Group("One controlled vehicle against the jam", control),
     "safety": Group("Safety and identity of the shipped scenarios", safety),
     "lane_changes": Group("Lane changes beside SUMO's LC2013", lane_changes),
+    "lane_gate": Group("Gradient through a lane choice", lane_gate),
 }
 
 
 def validate(
     only: Sequence[str] = (),
     quick: bool = False,
-    plots: str | Path | None = None,
-    data: str | Path | None = None,
+    outputs: Outputs | None = None,
     console: Console | None = None,
     device: torch.device | str = "cpu",
 ) -> Report:
-    """Run the checks and print their table; what was computed is printed too when the run is cut short.
+    """Run the checks and print their table.
+
+    When the run is cut short, what was computed is printed all the same, and written as JSON; a document keeps the
+    table that it has.
 
     Parameters:
-        only: groups to run, names of ``GROUPS``; default: all. quick: fewer and shorter runs, under half a minute.
-        plots: folder for one figure (.png) per group. data: file for the report as JSON.
-        console: where to print; default: standard output. device: of the simulations; all but ``safety``, which runs
-            the scenarios as they ship, in float64.
+        only: groups to run, names of ``GROUPS``; default: all. quick: fewer and shorter runs, about half a minute.
+        outputs: files to write; default: none. console: where to print; default: standard output.
+        device: of the simulations. They are in float64, but for ``safety``, which runs the scenarios as they ship.
 
     Raises:
-        TrafficGradError: no such group, or a folder that cannot be written.
+        TrafficGradError: no such group, a document without a place for the table, a file that cannot be written.
+        OSError: a folder that cannot be made.
     """
     for name in only:
         if name not in GROUPS:
@@ -77,9 +80,9 @@ def validate(
                 f"unknown group of checks {name!r}{nearest_name(name, GROUPS)}; valid are {', '.join(GROUPS)}"
             )
     chosen = [name for name in GROUPS if not only or name in only]
-    folder = None if plots is None else Path(plots)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
+    titles = {name: group.title for name, group in GROUPS.items()}
+    outputs = outputs or Outputs()
+    outputs.check()
     console = console or terminal.console()
     report, begun = Report(quick), time.perf_counter()
     try:
@@ -88,17 +91,18 @@ def validate(
                 report.missing = tuple(chosen[place:])
                 head = f"{place + 1} of {len(chosen)}, {GROUPS[name].title}"
                 run = Run(quick, torch.device(device), lambda text, head=head: status.update(f"{head}: {text}"))  # type: ignore[misc]
-                _collect(report, name, run, folder)
+                group_begun = time.perf_counter()
+                _collect(report, name, run, outputs.plots)
+                report.seconds_of[name] = time.perf_counter() - group_begun
             report.missing = ()
     finally:
         report.seconds = time.perf_counter() - begun
-        console.print(table(report.checks, {name: group.title for name, group in GROUPS.items()}, quick))
+        console.print(table(report, titles))
         console.print(report.summary())
         for figure in report.figures:
             console.print(str(figure), soft_wrap=True)
-    if data is not None:
-        with complete_file(Path(data)) as partial:
-            partial.write_text(json.dumps(report.as_data(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        outputs.write_data(report)
+    outputs.write_markdown(report, titles)
     return report
 
 

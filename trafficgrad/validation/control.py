@@ -27,6 +27,9 @@ STRENGTH = 1.0  # m/s2, most that the controlled vehicle does to reach its targe
 GROW, HOLD, RAMP = 400.0, 100.0, 100.0  # s: jam grows, vehicle goes slowly, vehicle speeds up
 SLOW = 0.7  # share of the speed of uniform flow
 LAST = 100.0  # s, judged
+# Deviations of tests/oracles/noisy_ring.py, m/s: in a grown jam, and in damped traffic, whose seeds differ by 0.018.
+GROWN = {230.0: 2.92, 260.0: 3.56}
+DAMPED = 0.032
 
 
 def control(run: Run) -> Results:
@@ -77,23 +80,22 @@ def _judge(name: str, record: Trajectory, lengths: list[float]) -> list[Check]:
         mean, deviation = late[:, worlds].mean(), late[:, worlds].std(-1).mean()
         checks += [
             near(f"{length:.0f} m, {name}: mean speed", uniform, mean, 0.02, "m/s", 3, "closed form, uniform flow"),
-            near(f"{length:.0f} m, {name}: deviation", 0.03, deviation, 0.03, "m/s", 3, source),
+            near(f"{length:.0f} m, {name}: deviation", DAMPED, deviation, 0.015, "m/s", 3, source),
         ]
     checks.append(none_of(f"{name}: overlaps", _overlaps(record, lengths), "", "safety"))
     return checks
 
 
 def _jammed(record: Trajectory, lengths: list[float]) -> list[Check]:
-    """The jam was there before the vehicle went to work."""
+    """The jam was there before the vehicle went to work; on some seeds it still grows."""
     end = round(GROW / record.dt)
     speed = to_numpy(record.speed)[end - round(LAST / record.dt) : end]
     checks = []
     for length in LENGTHS:
         worlds = [b for b, own in enumerate(lengths) if own == length]
         deviation = speed[:, worlds].std(-1).mean()
-        checks.append(
-            within(f"{length:.0f} m, before: deviation of the jam", 2.5, np.inf, deviation, "m/s", 2, "group jam: 2.9")
-        )
+        source = f"grown jam: {GROWN[length]:.2f}"
+        checks.append(within(f"{length:.0f} m, before: deviation of the jam", 2.5, np.inf, deviation, "m/s", 2, source))
     return checks
 
 

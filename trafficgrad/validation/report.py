@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from rich.table import Table
 
 Draw = Callable[[Path], Path]  # writes a group's figure to the path and returns it
 Verdict = Literal["pass", "FAIL", "shown", "outside"]
+COLUMNS = ("check", "theory or reference", "measured", "limit", "unit", "verdict", "source")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     figures: list[Path] = field(default_factory=list)
     missing: tuple[str, ...] = ()  # groups that were not finished, or not at all begun
-    seconds: float = 0.0
+    seconds: float = 0.0  # of all together
+    seconds_of: dict[str, float] = field(default_factory=dict)  # group that was finished -> its own
 
     @property
     def failed(self) -> list[Check]:
@@ -102,7 +104,11 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether something was judged, nothing failed and nothing is missing."""
-        return bool(self.checks) and not self.failed and not self.missing
+        return any(check.judged for check in self.checks) and not self.failed and not self.missing
+
+    def groups(self) -> list[str]:
+        """Names of the groups that have checks, in the order of their first."""
+        return list(dict.fromkeys(check.group for check in self.checks))
 
     def summary(self) -> str:
         """One sentence."""
@@ -115,44 +121,49 @@ class Report:
         return f"{outcome}{seen}; {self.seconds:.0f} s{cut}."
 
     def as_data(self) -> dict[str, object]:
-        """The report as what JSON can hold: a row per check; an infinite bound or no reference is null."""
+        """The report as what JSON can hold: a row per check; no reference, or what is not finite, is null."""
         names = ("group", "name", "reference", "measured", "low", "high", "unit", "verdict", "source")
 
         def plain(value: object) -> object:
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
         rows = [{name: plain(getattr(check, name)) for name in names} for check in self.checks]
-        return {"quick": self.quick, "passed": self.passed, "missing": list(self.missing), "checks": rows}
+        return {
+            "quick": self.quick,
+            "passed": self.passed,
+            "missing": list(self.missing),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "seconds": {name: round(value, 1) for name, value in self.seconds_of.items()},
+            "checks": rows,
+        }
 
 
-def table(checks: Sequence[Check], titles: dict[str, str], quick: bool) -> Table:
+def table(report: Report, titles: Mapping[str, str]) -> Table:
     """A row per check, the groups apart; ``titles`` of the groups."""
-    kind = "quick version: fewer and shorter runs" if quick else "full version"
+    kind = "quick version: fewer and shorter runs" if report.quick else "full version"
     grid = Table(
         title=f"trafficgrad validate, {kind}; torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
         title_justify="left",
     )
-    grid.add_column("check")
-    for name in ("theory or reference", "measured", "limit"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("unit", no_wrap=True)
-    grid.add_column("verdict", no_wrap=True)
-    grid.add_column("source")
-    for group in dict.fromkeys(check.group for check in checks):
+    for name in COLUMNS:
+        number = name in ("theory or reference", "measured", "limit")
+        grid.add_column(name, justify="right" if number else "left", no_wrap=name not in ("check", "source"))
+    for group in report.groups():
         grid.add_section()
-        grid.add_row(f"[bold]{titles.get(group, group)}[/bold]")
-        for check in checks:
+        took = f"{report.seconds_of[group]:.0f} s" if group in report.seconds_of else "not finished"
+        grid.add_row(f"[bold]{titles.get(group, group)}[/bold] ({took})")
+        for check in report.checks:
             if check.group == group:
-                grid.add_row(*_row(check))
+                name, *numbers, unit, verdict, source = cells(check)
+                colour = {"pass": "green", "FAIL": "bold red", "shown": "dim", "outside": "yellow"}[check.verdict]
+                grid.add_row(f"  {name}", *numbers, unit, f"[{colour}]{verdict}[/{colour}]", source)
     return grid
 
 
-def _row(check: Check) -> tuple[str, ...]:
+def cells(check: Check) -> tuple[str, ...]:
+    """What a check has in the columns ``COLUMNS``."""
     digits = check.digits
     reference = "" if check.reference is None else f"{check.reference:.{digits}f}"
-    colour = {"pass": "green", "FAIL": "bold red", "shown": "dim", "outside": "yellow"}[check.verdict]
-    verdict = f"[{colour}]{check.verdict}[/{colour}]"
-    return (
-        f"  {check.name}", reference, f"{check.measured:.{digits}f}", check.limit, check.unit, verdict,
-        check.source,
-    )  # fmt: skip
+    measured = f"{check.measured:.{digits}f}"
+    return check.name, reference, measured, check.limit, check.unit, check.verdict, check.source

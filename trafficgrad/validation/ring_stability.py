@@ -25,7 +25,7 @@ from trafficgrad.validation.theory import FLOW, Array, bisect, critical_length, 
 
 CARS = 22
 LENGTHS = (220.0, 230.0, 260.0, 300.0, 400.0, 500.0)
-DT_JACOBIAN = 1e-3  # s: what the step's own error adds to a rate is about rate^2 dt
+DT_JACOBIAN = 1e-3  # s: what the step's own error adds to a rate is below |lam|^2 dt / 2, lam = rate + i frequency
 SOURCE = "dispersion relation"
 PUSH = 1e-6  # m, displacement of one car that starts the waves
 STEP_ERROR = 0.02  # 1/s2: a rate is off by less than this times the step, as the ballistic update is of first order
