@@ -185,7 +185,7 @@ def learning_curve(
             f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
         )
     along = progress or next((name for name in _PROGRESS if name in known), None)
-    figure = _figure(7.5, 0.9 + 2.3 * len(shown))
+    figure = _figure(7.5 if len(files) < 2 else 9.0, 0.9 + 2.3 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, shown, strict=True):
         for i, (label, run) in enumerate(runs.items()):
@@ -200,7 +200,8 @@ def learning_curve(
     if title:
         panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
     if len(runs) > 1:
-        panels[0].legend(loc="lower right", frameon=False)
+        # Beside the panel: curves may be anywhere in it.
+        panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     return _save(figure, path)
 
 

@@ -76,7 +76,7 @@ def test_the_quick_version_passes(quick):
     assert set(verdicts) <= {"pass", "shown", "outside"}
     assert f"all {verdicts.count('pass')} checks passed" in printed
     assert data["torch"] == str(torch.__version__) and data["threads"] == 1
-    assert list(data["seconds"]) == list(GROUPS)
+    assert list(data["cpu_seconds"]) == list(GROUPS) and min(data["cpu_seconds"].values()) > 0
 
 
 def test_every_group_judges_and_is_printed(quick):
@@ -259,10 +259,10 @@ def test_when_a_report_passes():
     assert Report(checks=[good, bad]).failed == [bad] and not Report(checks=[good, bad]).passed
     assert not Report(checks=[good], missing=("jam",)).passed
     assert not Report().passed and not Report(checks=[shown]).passed
-    assert Report(checks=[good, shown], seconds=3.2).summary() == (
-        "all 1 checks passed, 1 more are shown and not judged; 3 s."
+    assert Report(checks=[good, shown], seconds=3.2, cpu_seconds={"a": 0.9, "b": 1.2}).summary() == (
+        "all 1 checks passed, 1 more are shown and not judged; 3 s, 2 s of CPU time."
     )
-    assert Report(checks=[good, bad]).summary() == "1 of 2 checks failed; 0 s."
+    assert Report(checks=[good, bad]).summary() == "1 of 2 checks failed; 0 s, 0 s of CPU time."
     assert Report(checks=[shown]).summary().startswith("nothing was judged, 1 more")
     assert "not finished: jam, control" in Report(checks=[good], missing=("jam", "control")).summary()
 
@@ -278,9 +278,9 @@ def test_a_report_as_data_holds_no_infinity():
 
 def test_a_table_has_a_row_per_check():
     checks = [Check(f"c{i}", None, 1.0, 0.0, 2.0, group=group) for i, group in enumerate("aba")]
-    grid = table(Report(checks=checks, seconds_of={"a": 3.4}), {"a": "Group A", "b": "Group B"})
+    grid = table(Report(checks=checks, cpu_seconds={"a": 3.4}), {"a": "Group A", "b": "Group B"})
     assert list(grid.columns[0].cells) == [
-        "[bold]Group A[/bold] (3 s)", "  c0", "  c2", "[bold]Group B[/bold] (not finished)", "  c1",
+        "[bold]Group A[/bold] (3 s of CPU)", "  c0", "  c2", "[bold]Group B[/bold] (not finished)", "  c1",
     ]  # fmt: skip
     assert cells(near("x", 2.0, 2.4, 0.5, "m", 1, "theory")) == ("x", "2.0", "2.4", "± 0.5", "m", "pass", "theory")
 
@@ -333,7 +333,7 @@ def test_groups_run_in_their_own_order(command, groups):
     groups(a=[GOOD], b=[BAD], c=[GOOD])
     code, printed, _ = command("validate", "--only", "c", "--only", "a", "--json", "x/report.json")
     assert code == 0 and printed.index("Title of a") < printed.index("Title of c") and "Title of b" not in printed
-    assert list(strict(Path("x/report.json").read_text())["seconds"]) == ["a", "c"]
+    assert list(strict(Path("x/report.json").read_text())["cpu_seconds"]) == ["a", "c"]
 
 
 def test_an_unknown_group_is_one_sentence(command):
@@ -351,7 +351,7 @@ def test_what_was_computed_before_an_interruption_is_kept(command, groups, stop,
     assert "good one" in printed and "bad one" in printed and "not finished: b, c" in printed
     data = strict(Path("report.json").read_text())
     assert data["passed"] is False and data["missing"] == ["b", "c"] and len(data["checks"]) == 2
-    assert list(data["seconds"]) == ["a"]
+    assert list(data["cpu_seconds"]) == ["a"]
     assert "old" in Path("document.md").read_text()
 
 
@@ -363,7 +363,7 @@ def test_a_document_keeps_what_is_around_the_table(command, groups):
     text = document.read_text()
     assert text.startswith(f"# Mine\n\n{outputs.BEGIN}\nFull version, torch ")
     assert text.endswith(f"{outputs.END}\n\nThe end.\n") and "old" not in text
-    assert "### Title of a\n`--only a`, 0 s\n\n| check |" in text
+    assert "### Title of a\n`--only a`, 0 s of CPU time\n\n| check |" in text
     assert "| good one | 1.000 | 1.000 | ± 0.1 |  | pass |  |\n| x \\| y | 1.000 |" in text
     assert "| z |  | nan | >= 0.000 |  | FAIL |  |" in text
     again = text

@@ -67,7 +67,7 @@ def _lines(report: Report, titles: Mapping[str, str]) -> Iterator[str]:
     yield f"{kind} version, torch {torch.__version__}, {torch.get_num_threads()} thread(s): {report.summary()}\n"
     for group in report.groups():
         yield f"### {titles.get(group, group)}"
-        yield f"`--only {group}`, {report.seconds_of.get(group, 0.0):.0f} s\n"
+        yield f"`--only {group}`, {report.cpu_seconds.get(group, 0.0):.0f} s of CPU time\n"
         yield _row(COLUMNS)
         yield "|---|--:|--:|--:|---|---|---|"
         yield from (_row(cells(check)) for check in report.checks if check.group == group)
