@@ -8,10 +8,17 @@ from functools import partial
 import numpy as np
 import torch
 
-from trafficgrad.gradient_check.lane_gate import SETTINGS, LaneGate, Quadrature, likelihood_ratio, pathwise
+from trafficgrad.gradient_check.lane_gate import (
+    SETTINGS,
+    LaneGate,
+    Quadrature,
+    Setting,
+    likelihood_ratio,
+    pathwise,
+)
 from trafficgrad.gradients import MODES, LaneGradient
 from trafficgrad.render import validation_plots
-from trafficgrad.validation.report import Check, within
+from trafficgrad.validation.report import Check, near, within
 from trafficgrad.validation.runs import Results, Run
 
 SAMPLES, QUICK_SAMPLES = (4000, 2000), (1500, 500)  # of the likelihood ratio, of pathwise
@@ -29,32 +36,25 @@ def lane_gate(run: Run) -> Results:
     truths = [exact.truth(setting) for setting in settings]
     generator = torch.Generator().manual_seed(0)
     for setting, true in zip(settings, truths, strict=True):
-        name = f"u ~ N({setting.mean:g}, {setting.deviation:g})"
+        name = _name(setting)
         run.say(name)
-        yield _near(f"{name}: sum of the two parts", true.total, true.pathwise + true.jump, 1e-6 * true.total, "score")
+        both, margin = true.pathwise + true.jump, 1e-6 * true.total
+        yield near(f"{name}: sum of the two parts", true.total, both, margin, "m", 3, "score")
         found = likelihood_ratio(exact.gate, setting, scored, generator)
         margin = ERRORS * found.standard_error
-        yield _near(f"{name}: likelihood ratio", true.total, found.value, margin, "quadrature, the whole")
+        yield near(f"{name}: likelihood ratio", true.total, found.value, margin, "m", 3, "quadrature, the whole")
         found = pathwise(exact.gate, setting, smooth, generator)
         margin = ERRORS * found.standard_error
-        yield _near(f"{name}: pathwise", true.pathwise, found.value, margin, "quadrature, the smooth part")
+        yield near(f"{name}: pathwise", true.pathwise, found.value, margin, "m", 3, "quadrature, the smooth part")
     biases = {}
     for mode in MODES:
         run.say(f"bias of {mode}")
         biases[mode] = exact.biases(LaneGradient(mode), settings)
         for setting, true, bias in zip(settings, truths, biases[mode], strict=True):
-            name = f"u ~ N({setting.mean:g}, {setting.deviation:g}): {mode}"
             yield Check(
-                name,
-                true.total,
-                true.total * (1 + bias),
-                -math.inf,
-                math.inf,
-                "m",
-                3,
-                False,
+                f"{_name(setting)}: {mode}", true.total, true.total * (1 + bias), -math.inf, math.inf, "m", 3, False,
                 f"bias {100 * bias:+.0f} %",
-            )
+            )  # fmt: skip
     halved = sum(
         abs(own) <= 0.5 * abs(blocked)
         for own, blocked in zip(biases["straight_through"], biases["blocked"], strict=True)
@@ -75,5 +75,5 @@ def lane_gate(run: Run) -> Results:
     )  # fmt: skip
 
 
-def _near(name: str, reference: float, measured: float, margin: float, source: str) -> Check:
-    return Check(name, reference, measured, reference - margin, reference + margin, "m", 3, source=source)
+def _name(setting: Setting) -> str:
+    return f"u ~ N({setting.mean:g}, {setting.deviation:g})"
