@@ -154,6 +154,27 @@ def test_choices_of_the_controlled_vehicles_alone_carry_gradient() -> None:
     assert float(ends["controlled"][1][:, human].abs().max()) == 0
 
 
+@pytest.mark.parametrize("choices", ["all", "controlled"])
+def test_a_parameter_may_be_one_number_for_everybody_as_a_tensor(choices: str) -> None:
+    """What a calibration differentiates by: a tensor without dimensions does what its value as a float does."""
+    scenario = tg.load_scenario("ring_4lane", ["simulation.warmup_steps=50"])
+    start = scenario.initial_state(2, torch.Generator().manual_seed(0), DOUBLE)
+    act = Action(torch.zeros(2, 4, dtype=DOUBLE), torch.full((2, 4), 0.5, dtype=DOUBLE))
+    ends, gradient = [], LaneGradient(choices=choices)  # type: ignore[arg-type]
+    for number in (1.5, torch.tensor(1.5, dtype=DOUBLE, requires_grad=True)):
+        model = tg.IDM(desired_speed=25.0, comfortable_deceleration=number, time_headway=1.0)
+        simulator = replace(scenario.build(dtype=DOUBLE), car_following=model, lane_gradient=gradient)
+        lateral = torch.zeros_like(start.lateral).requires_grad_()
+        state = replace(start, lateral=lateral)
+        for _ in range(3):
+            state = simulator.step(state, act)
+        ends.append((state, torch.autograd.grad(state.speed.square().sum(), lateral, retain_graph=True)[0]))
+    assert torch.equal(ends[0][0].speed, ends[1][0].speed)
+    assert torch.equal(ends[0][1], ends[1][1]) and float(ends[0][1].abs().max()) > 0
+    (by_braking,) = torch.autograd.grad(ends[1][0].speed.sum(), number)
+    assert by_braking.shape == () and float(by_braking) != 0
+
+
 # ---------------------------------------------------------------------------------------------- roads and batches
 
 

@@ -155,7 +155,7 @@ def clamp_contrast(acceleration: Tensor, limits: ContrastLimits, comfortable_dec
     """
     if limits is None:
         return acceleration
-    if isinstance(limits, str):
-        hardest = torch.as_tensor(-HARD_BRAKING * comfortable_deceleration, dtype=acceleration.dtype)
-        return torch.maximum(acceleration, hardest.to(acceleration.device))
-    return acceleration.clamp(*limits)
+    if isinstance(limits, tuple):
+        return acceleration.clamp(*limits)
+    hardest = -HARD_BRAKING * comfortable_deceleration
+    return torch.maximum(acceleration, hardest) if isinstance(hardest, Tensor) else acceleration.clamp(min=hardest)

@@ -186,9 +186,9 @@ def membership_terms(
         def of_followers(x: Tensor) -> Tensor:
             return x.gather(1, flat).reshape(there.shape)
 
-        braking = view.model.comfortable_deceleration
-        own_braking = braking[:, chosen, None] if isinstance(braking, Tensor) else braking
-        braking_there = of_followers(braking) if isinstance(braking, Tensor) else braking
+        braking = own_braking = braking_there = view.model.comfortable_deceleration
+        if isinstance(braking, Tensor) and braking.dim():  # not one number for everybody
+            own_braking, braking_there = braking[:, chosen, None], of_followers(braking)
         cap_there, v_there = of_followers(cap), of_followers(speed)
 
         def done(acceleration: Tensor, limit: Tensor, v: Tensor, comfortable: PerDriver) -> Tensor:

@@ -24,11 +24,11 @@ class DriverModel:
     def take(self: M, slots: Tensor) -> M:
         """From a model per vehicle [B, N], the model of the vehicles ``slots`` [B, ...] (>= 0)."""
         flat = slots.reshape(slots.shape[0], -1)
-        return self._map(lambda value: value.gather(1, flat).reshape(slots.shape))
+        return self._map(lambda value: value.gather(1, flat).reshape(slots.shape) if value.dim() else value)
 
     def beside(self: M) -> M:
         """From a model per vehicle [B, N], the same with a trailing dimension that broadcasts: [B, N, 1]."""
-        return self._map(lambda value: value[..., None])
+        return self._map(lambda value: value[..., None] if value.dim() else value)
 
     def _map(self: M, function: object) -> M:
         changed = {}
