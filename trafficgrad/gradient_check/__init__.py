@@ -9,6 +9,7 @@
 """
 
 from trafficgrad.gradient_check.estimators import PathwiseSamples, pathwise_gradients
+from trafficgrad.gradient_check.lane_gate import LaneGate, Quadrature, likelihood_ratio
 from trafficgrad.gradient_check.measures import Agreement, LocalAgreement, SampleStatistics, agreement
 from trafficgrad.gradient_check.objective import Outcome, WindowObjective
 from trafficgrad.gradient_check.parameters import (
@@ -37,12 +38,14 @@ __all__ = [
     "Driver",
     "DriverParameters",
     "InitialState",
+    "LaneGate",
     "LocalAgreement",
     "LocalReference",
     "ModeReport",
     "Outcome",
     "Parameters",
     "PathwiseSamples",
+    "Quadrature",
     "ReferenceReport",
     "SampleStatistics",
     "SmoothedReference",
@@ -54,6 +57,7 @@ __all__ = [
     "collect_windows",
     "evolution_strategies",
     "gradient_variants",
+    "likelihood_ratio",
     "parameters_of",
     "pathwise_gradients",
     "policy_driver",
