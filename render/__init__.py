@@ -23,6 +23,7 @@ except ImportError as error:
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
 from trafficgrad.render.gradient_plots import gradient_check_figure
+from trafficgrad.render.map import draw_network
 from trafficgrad.render.plots import learning_curve, time_space_diagram
 from trafficgrad.render.record import frame_times, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
@@ -37,6 +38,7 @@ __all__ = [
     "TrajectoryFrames",
     "can_open_window",
     "caption_text",
+    "draw_network",
     "draw_state",
     "frame_times",
     "gradient_check_figure",

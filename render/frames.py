@@ -12,6 +12,7 @@ from torch import Tensor
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.motion import Motion
 from trafficgrad.render.style import Array, nice_step
 from trafficgrad.state import Fleet, PerDriver
 from trafficgrad.trajectory import Trajectory
@@ -38,7 +39,9 @@ class Frame:
     road: Array  # [N] int64, row of RoadLayout.roads
     distance: Array  # [N] m, front bumper along that road
     offset: Array  # [N] m, centre to the left of the road's middle line
+    aside: Array  # [N, 2] m, from the street's axis to the vehicle's centre; see RoadLayout
     controlled: Array  # [C] int64, slots
+    phase: Array  # [S] int64, of every signal; empty = not known
     caption: Mapping[str, Caption] = field(
         default_factory=dict
     )  # shown after time and mean speed, e.g. {"reward": 0.8}
@@ -157,9 +160,9 @@ class TrajectoryFrames:
         # Not the maximum: one racing driver would take the colours from everybody else.
         fastest = float(np.quantile(self._speed[self._active], 0.99)) if self._active.any() else 0.0
         self.max_speed = _round_up(fastest)
-        self._lay_out(
-            read("lane"), read("position").astype(np.float64), read("lateral").astype(np.float64), read("vehicle_id")
-        )
+        self._phase = read("phase")
+        position, lateral = read("position").astype(np.float64), read("lateral").astype(np.float64)
+        self._lay_out(read("lane"), position, lateral, read("previous"), read("vehicle_id"))
 
     @classmethod
     def of(
@@ -169,41 +172,36 @@ class TrajectoryFrames:
         fleet = traffic.fleet
         return cls(trajectory, traffic.network, fleet.length, fleet.width, fleet.controlled, world, captions)
 
-    def _lay_out(self, lane: Array, position: Array, lateral: Array, identity: Array) -> None:
-        """Bring all states into road coordinates and find the lane changes, once."""
-        layout = self.layout = RoadLayout(self.network)
+    def _lay_out(self, lane: Array, position: Array, lateral: Array, previous: Array, identity: Array) -> None:
+        """Follow everybody over the lanes and find the lane changes, once."""
+        layout = self.layout = RoadLayout.of(self.network)
         # Who left the road sideways (lane -1) keeps the coordinates of the lane left last.
         seen = np.where(lane >= 0, np.arange(len(lane))[:, None], 0)
         lane = np.take_along_axis(lane, np.maximum.accumulate(seen, axis=0), axis=0).clip(min=0)
-        self._number = np.array([one.number for one in self.network.lanes], dtype=np.int64)[lane]
-        self._road, self._offset = layout.road[lane], layout.offset[lane] + lateral
-        self._distance = layout.wrap(self._road, layout.start[lane] + position)
-        self._advance = layout.nearest(self._road[1:], self._distance[1:] - self._distance[:-1])
-        same = (
-            (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1] & (self._road[1:] == self._road[:-1])
-        )
-        self._continues = same & (np.abs(self._advance) <= 100.0 * self.step + 1.0)
-        shift = self._offset[1:] - self._offset[:-1]
-        jumps = self._continues & (lane[1:] != lane[:-1]) & (np.abs(shift) > 0.6 * layout.width[lane[1:]])
+        position, lateral = (np.where(self._active, x, 0.0) for x in (position, lateral))  # empty slots may hold NaN
+        same = (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1]
+        motion = self._motion = Motion(layout, lane, position, lateral, previous, same, self._active, self.step)
         # Row k: the state just after the vehicle's latest jump (or new start) until k, and how far it jumped then.
         none = np.zeros((1, lane.shape[1]))
-        event = np.where(jumps | ~self._continues, np.arange(1, len(lane))[:, None], 0)
+        event = np.where(motion.changes | ~motion.continues, np.arange(1, len(lane))[:, None], 0)
         after = np.maximum.accumulate(np.vstack([none.astype(np.int64), event]), axis=0)
         self._jump_step = after - 1
-        self._jump = np.take_along_axis(np.vstack([none, np.where(jumps, shift, 0.0)]), after, axis=0)
-        self._jumps = jumps
+        jumps = np.vstack([none, np.where(motion.changes, motion.shift, 0.0)])
+        self._jump = np.take_along_axis(jumps, after, axis=0)
 
     def tracks(self, stride: int = 1) -> Tracks:
         """Every ``stride``-th state in road coordinates, and how it leads to the next."""
+        layout, motion = self.layout, self._motion
         rows = np.arange(0, len(self._speed), stride)
-        moved = np.vstack([np.zeros((1, self._speed.shape[1])), np.cumsum(self._advance, axis=0)])[rows]
-        breaks = np.vstack([np.zeros((1, self._speed.shape[1])), np.cumsum(~self._continues, axis=0)])[rows]
+        lane, road = motion.lane[rows], layout.road[motion.lane[rows]]
+        moved = np.vstack([np.zeros((1, lane.shape[1])), np.cumsum(motion.advance, axis=0)])[rows]
+        breaks = np.vstack([np.zeros((1, lane.shape[1])), np.cumsum(~motion.continues, axis=0)])[rows]
         return Tracks(
             time=self.start + rows * self.step,
-            road=self._road[rows],
-            distance=self._distance[rows],
+            road=road,
+            distance=layout.wrap(road, layout.start[lane] + motion.position[rows]),
             advance=moved[1:] - moved[:-1],
-            lane=self._number[rows],
+            lane=self.network.number.numpy()[lane],
             speed=self._speed[rows],
             continues=breaks[1:] == breaks[:-1],
         )
@@ -214,39 +212,39 @@ class TrajectoryFrames:
         at = float(np.clip((time - self.start) / self.step, 0.0, last))
         k = min(int(at + 1e-6), last)  # 1e-6: a time that means a state exactly may have lost a digit
         part = max(at - k, 0.0)
-        distance, speed, offset, heading = (
-            x[k].copy() for x in (self._distance, self._speed, self._offset, self._heading)
-        )
+        layout, motion, length = self.layout, self._motion, self._length[k]
+        speed, heading = self._speed[k].copy(), self._heading[k].copy()
         jump_step, jump = self._jump_step[k], self._jump[k]
         if part > 0.0:
-            moves = self._continues[k]
-            distance += np.where(moves, part * self._advance[k], 0.0)
-            speed += np.where(moves, part * (self._speed[k + 1] - self._speed[k]), 0.0)
-            heading += np.where(moves, part * (self._heading[k + 1] - self._heading[k]), 0.0)
-            drift = part * (self._offset[k + 1] - self._offset[k])
-            jumping = self._jumps[k]
-            offset = np.where(jumping, self._offset[k + 1], offset + np.where(moves, drift, 0.0))
-            jump_step, jump = np.where(jumping, k, jump_step), np.where(jumping, self._jump[k + 1], jump)
+            moves, jumping = motion.continues[k], motion.changes[k]
+            speed += np.where(moves, part * (self._speed[k + 1] - speed), 0.0)
+            heading += np.where(moves, part * (self._heading[k + 1] - heading), 0.0)
+            jump_step, jump = np.where(jumping, k, jump_step), np.where(jumping, motion.shift[k], jump)
         progress = np.clip((at - jump_step) * self.step / LANE_CHANGE_TIME, 0.0, 1.0)
-        offset = offset - jump * (1.0 - progress * progress * (3.0 - 2.0 * progress))
-        length = self._length[k]
-        xy, _ = self.layout.locate(self._road[k], distance - length / 2, offset)
-        # The chord from rear to front turns evenly where the road is drawn with corners.
-        front, _ = self.layout.locate(self._road[k], distance, offset)
-        rear, _ = self.layout.locate(self._road[k], distance - length, offset)
-        chord = front - rear
+        trail, lane, position, lateral = motion.at(k, part)
+        lateral = lateral - jump * (1.0 - progress * progress * (3.0 - 2.0 * progress))
+        front, middle, rear = (
+            motion.walk_back(trail, lane, position - back, lateral) for back in (0.0, length / 2, length)
+        )
+        # Both bumpers' middles are on the lane: a body turns evenly, where the road has corners and in narrow turns.
+        bumper, _ = layout.on_lane(*front)
+        chord = bumper - layout.on_lane(*rear)[0]
+        size = np.maximum(np.linalg.norm(chord, axis=1, keepdims=True), 1e-9)
+        direction = np.arctan2(chord[:, 1], chord[:, 0])
         return Frame(
             time=self.start + at * self.step,
-            xy=xy,
-            heading=np.arctan2(chord[:, 1], chord[:, 0]) + heading,
+            xy=bumper - length[:, None] / 2 * chord / size,
+            heading=direction + heading,
             length=length,
             width=self._width[k],
             speed=speed,
             active=self._active[k],
-            road=self._road[k],
-            distance=self.layout.wrap(self._road[k], distance),
-            offset=offset,
+            road=layout.road[front[0]],
+            distance=layout.wrap(layout.road[front[0]], layout.start[front[0]] + front[1]),
+            offset=layout.offset[lane] + lateral,
+            aside=layout.aside(*middle, direction),
             controlled=self.controlled,
+            phase=self._phase[k],
             caption={name: _at(values, k) for name, values in self._captions.items()},
         )
 

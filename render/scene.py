@@ -12,9 +12,10 @@ import pygame
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.frames import Caption, Frame, Traffic, TrajectoryFrames
+from trafficgrad.render.junctions import Junctions
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.panel import Panel
-from trafficgrad.render.roads import RoadView, draw_roads
+from trafficgrad.render.roads import draw_lights, draw_roads
 from trafficgrad.render.strip import Strip, label_colour
 from trafficgrad.render.style import (
     BACKGROUND,
@@ -29,6 +30,7 @@ from trafficgrad.render.style import (
     speed_colours,
     write,
 )
+from trafficgrad.render.view import RoadView
 from trafficgrad.state import TrafficState
 from trafficgrad.trajectory import Trajectory
 
@@ -74,7 +76,8 @@ class Scene:
         if not 0 < max_speed < float("inf"):
             raise TrafficGradError(f"max_speed must be a finite speed > 0 in m/s, got {max_speed}")
         self.size, self.max_speed, self.title = (int(size[0]), int(size[1])), float(max_speed), title
-        self.layout = RoadLayout(network)
+        self.layout = RoadLayout.of(network)
+        self.junctions = Junctions.of(self.layout)
         self.unit = u = max(min(size[0] / 1280, size[1] / 720), _SMALLEST_UNIT)
         margin, column, heading = 28 * u, 232 * u, 34 * u if title else 0.0
         self._bottom = size[1] - (26 * u if footer else 0.0)
@@ -86,6 +89,7 @@ class Scene:
         bottom = (self.strip.top if self.strip is not None and both else self._bottom) - 24 * u
         self.panel = Panel(size[0] - margin - column, margin, column, bottom, u, self.max_speed)
         self._background = self._draw_background(margin)
+        self._lit: tuple[bytes, pygame.Surface] = (b"", self._background)  # phases, and the background in their colours
 
     def _arrange(
         self, area: tuple[float, float, float, float], margin: float, lane_scale: float | None
@@ -95,7 +99,7 @@ class Scene:
         lanes = 2 * float(layout.half_width.max()) / float(layout.width.min())
         min_lane = float(np.clip(_ROAD / lanes, *_LANE)) * u
         if len(layout.roads) > 1:
-            return RoadView.fit(layout, area, min_lane, lane_scale), None
+            return RoadView.fit(layout, area, min_lane, lane_scale, self.junctions.crossing), None
         points = np.concatenate([layout.middle_line(e) for e in layout.roads[0].edges])
         span = points.max(0) - points.min(0)
         if span.max() > _LONG * max(span.min(), 1e-9):
@@ -121,7 +125,7 @@ class Scene:
         ``footer`` is written in the line kept free for it.
         """
         surface = pygame.Surface(self.size) if surface is None else surface
-        surface.blit(self._background, (0, 0))
+        surface.blit(self._road_at(frame.phase), (0, 0))
         fill = speed_colours(frame.speed, self.max_speed)
         halo = np.zeros(len(frame.speed), dtype=bool)
         halo[frame.controlled] = True
@@ -141,14 +145,17 @@ class Scene:
     def vehicle_pixels(self, frame: Frame) -> Array:
         """Where the vehicles' centres are drawn, px ``[N, 2]``: on the road, or if only that is shown, straightened."""
         if self.view is not None:
-            return self.view.place(frame.xy, frame.heading, frame.offset)
+            return self.view.place(frame.xy, frame.aside)
         assert self.strip is not None
         return self.strip.place(frame)
 
     def _draw_vehicles(self, surface: pygame.Surface, view: RoadView, frame: Frame, fill: Array, halo: Array) -> None:
         centre = self.vehicle_pixels(frame)
+        # Small ones are drawn larger, but never wider than their lane.
+        lane = view.across * float(self.layout.width.min())
+        narrowest = float(np.clip(0.8 * lane, 2.2, 4.0))
         size = np.stack(
-            [np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, 4.0)], -1
+            [np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, narrowest)], -1
         )
         on = frame.active
         shown = [(str(i), int(n)) for i, n in enumerate(frame.controlled, start=1) if frame.active[n]]
@@ -158,7 +165,12 @@ class Scene:
         plates = [] if roofs else [(text, n, self._plate(view, frame, n, centre[n])) for text, n in shown]
         for _, n, plate in plates:
             pygame.draw.aaline(surface, CONTROLLED, tuple(centre[n]), tuple(plate))
-        draw_bodies(surface, centre[on], -frame.heading[on], size[on], fill[on], halo[on])
+        for row, part in view.each_row(self.size):
+            at = row.place(frame.xy, frame.aside)
+            seen = on & (at[:, 0] > part.left - size[:, 0]) & (at[:, 0] < part.right + size[:, 0])
+            surface.set_clip(part)
+            draw_bodies(surface, at[seen], -frame.heading[seen], size[seen], fill[seen], halo[seen])
+        surface.set_clip(None)
         for text, n in roofs:
             rear = centre[n] - 0.12 * size[n, 0] * np.array([np.cos(frame.heading[n]), -np.sin(frame.heading[n])])
             write(surface, text, (rear[0], rear[1] + 1), 26 * self.unit, label_colour(fill[n]), "center")
@@ -167,9 +179,10 @@ class Scene:
             surface.blit(image, image.get_rect(center=(round(plate[0]), round(plate[1]))))
 
     def _plate(self, view: RoadView, frame: Frame, n: int, centre: Array) -> Array:
-        """Where the plate with a vehicle's number stands, px: on the inner side of the road."""
+        """Where the plate with a vehicle's number stands, px: on the inner side of a road, of several on the right."""
         left = np.array([-np.sin(frame.heading[n]), -np.cos(frame.heading[n])])
-        side = 1.0 if float(left @ (np.asarray(view.camera.middle) - centre)) >= 0 else -1.0
+        inner = float(left @ (np.asarray(view.camera.middle) - centre)) >= 0
+        side = 1.0 if inner and len(self.layout.roads) == 1 else -1.0
         half = float(self.layout.half_width.max()) * view.across
         # Plates repeat the order of their vehicles across the road, a plate's width apart, so none hides another.
         pitch = max(1.0, (2 * _plate_radius(self.unit) + 1) / (view.across * float(self.layout.width.min())))
@@ -177,13 +190,26 @@ class Scene:
         across = 2 * half - from_edge - 0.5 * view.across * float(self.layout.width.min())
         return centre + side * left * (from_edge + 14 * self.unit + across * pitch)
 
+    def _road_at(self, phase: Array) -> pygame.Surface:
+        """The background with the signals' colours; drawn again only when they change."""
+        if self.view is None or not self.junctions.heads:
+            return self._background
+        if phase.tobytes() != self._lit[0]:
+            surface = self._background.copy()
+            draw_lights(surface, self.layout, self.junctions, self.view, phase)
+            self._lit = (phase.tobytes(), surface)
+        return self._lit[1]
+
     def _draw_background(self, margin: float) -> pygame.Surface:
         surface = pygame.Surface(self.size)
         surface.fill(BACKGROUND)
         if self.view is not None:
-            draw_roads(surface, self.layout, self.view)
+            draw_roads(surface, self.layout, self.junctions, self.view)
             if self.strip is not None:
                 self._draw_distances(surface, self.view)
+            if self.view.rows > 1:
+                text = "each row goes on where the one above ends on the right"
+                write(surface, text, (margin, self._bottom - 8 * self.unit), 16 * self.unit, FAINT, "bottomleft")
         if self.strip is not None:
             self.strip.draw_road(surface)
             if self.view is not None:
@@ -202,7 +228,7 @@ class Scene:
         for mark in np.arange(0.0, road.length * (1 - 1e-6), nice_step(road.length, 6)):
             at = np.array([mark]), np.zeros(1)
             xy, heading = self.layout.locate(np.zeros(1, dtype=np.int64), *at)
-            middle = view.place(xy, heading, at[1])[0]
+            middle = view.place(xy, np.zeros((1, 2)))[0]
             left = np.array([-np.sin(heading[0]), -np.cos(heading[0])])
             outward = left if float(left @ (np.asarray(view.camera.middle) - middle)) < 0 else -left
             edge = middle + outward * float(self.layout.half_width.max()) * view.across

@@ -20,13 +20,16 @@ Point: TypeAlias = tuple[float, float]
 
 BACKGROUND: Colour = (13, 16, 22)
 ASPHALT: Colour = (38, 43, 52)
+THREAD: Colour = (62, 70, 84)  # roads that are too thin for border lines to lift them from the background
 EDGE_LINE: Colour = (128, 137, 150)
 LANE_LINE: Colour = (88, 96, 108)
 ARROW: Colour = (72, 80, 93)
 FAINT: Colour = (118, 127, 141)
 MUTED: Colour = (164, 172, 184)
 TEXT: Colour = (233, 237, 243)
+STOP_LINE: Colour = (176, 183, 194)
 CONTROLLED: Colour = (255, 255, 255)
+LIGHTS: tuple[Colour, ...] = ((240, 62, 54), (255, 168, 0), (74, 222, 110))  # red, yellow, green; apart in brightness
 
 # matplotlib's viridis (CC0) at 17 equal steps; tests compare it with matplotlib's own.
 VIRIDIS: tuple[Colour, ...] = (
@@ -142,6 +145,16 @@ def draw_bodies(surface: pygame.Surface, centres: Array, angles: Array, sizes: A
             _draw_fine(surface, (x, y), float(angles[n]), length, width, colour, ring)
         else:
             _draw_body(surface, (x, y), float(angles[n]), length, width, colour, ring)
+
+
+def fill_fine(surface: pygame.Surface, corners: Array, colour: Colour) -> None:
+    """Fill a small polygon (px ``[K, 2]``) with smooth edges, by averaging an enlarged drawing."""
+    low, k = np.floor(corners.min(0)).astype(int) - 1, OVERSAMPLING
+    width, height = (int(x) for x in np.ceil(corners.max(0)).astype(int) + 1 - low)
+    large = pygame.Surface((width * k, height * k), pygame.SRCALPHA)
+    large.fill((*colour, 0))
+    pygame.draw.polygon(large, colour, (corners - low) * k)
+    surface.blit(pygame.transform.smoothscale(large, (width, height)), (int(low[0]), int(low[1])))
 
 
 def _draw_fine(

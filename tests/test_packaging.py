@@ -32,16 +32,28 @@ LAYERS: dict[str, str] = {
     "trafficgrad.state": "data",
     "trafficgrad.network": "data",
     "trafficgrad.gradients": "data",
+    "trafficgrad.randomness": "foundation",
+    "trafficgrad.bodies": "models",
+    "trafficgrad.demand": "models",
+    "trafficgrad.entrances": "models",
     "trafficgrad.neighbors": "models",
+    "trafficgrad.paths": "models",
+    "trafficgrad.route_following": "models",
+    "trafficgrad.signals": "models",
     "trafficgrad.car_following": "models",
     "trafficgrad.lane_change": "models",
     "trafficgrad.dynamics": "models",
     "trafficgrad.lane_stages": "simulator",
+    "trafficgrad.right_of_way": "simulator",
     "trafficgrad.trajectory": "record",
     "trafficgrad.metrics": "record",
     "trafficgrad.simulator": "simulator",
     "trafficgrad.scenarios": "scenario",
-    "trafficgrad.scenario_models": "scenario",
+    "trafficgrad.scenario_sections": "scenario",
+    "trafficgrad.scenario_roads": "scenario",
+    "trafficgrad.scenario_routes": "scenario",
+    "trafficgrad.scenario_drivers": "scenario",
+    "trafficgrad.scenario_demand": "scenario",
     "trafficgrad.placement": "scenario",
     "trafficgrad.warmup_cache": "scenario",
     "trafficgrad.traffic_scenario": "scenario",
@@ -85,6 +97,9 @@ RESERVED = {
     "typer": {"cli"},
     "rich": {"foundation", "agents", "studies"},  # foundation: trafficgrad.terminal alone
     "libsumo": {"studies"},
+    "sumolib": {"data"},
+    "osmnx": {"data"},
+    "shapely": {"data"},
 }
 # (package, layer): imported lazily all the same; test_import_is_light is what holds the first two.
 EXCEPTIONS = {
@@ -227,9 +242,10 @@ def test_constraints_pin_every_dependency():
         if "==" in line and not line.startswith("#")
     }
     project = _project()["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["maps"]]  # dev brings maps along
     names = {requirement.partition(">")[0].partition("[")[0].lower() for requirement in wanted}
-    assert names - pinned == set()
+    assert names - pinned == {"trafficgrad"}
 
 
 def test_citation_has_the_version():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -106,9 +107,11 @@ def test_motion_is_interpolated_over_edge_ends(edges):
     between = source.frame(0.75 * DT)
     assert np.allclose(between.distance, [0.25, 10.3])
     assert np.allclose(between.speed, [10.5, 4.0])
-    angle = 2 * math.pi * (0.25 - 2.5) / 100.0
-    assert np.allclose(between.xy[0], 100 / (2 * math.pi) * np.array([math.cos(angle), math.sin(angle)]), atol=0.02)
-    assert math.cos(between.heading[0] - (angle + math.pi / 2)) > 0.999
+    # Both bumpers are on the circle.
+    for ahead, at in ((2.5, 0.25), (-2.5, 0.25 - 5.0)):
+        angle = 2 * math.pi * at / 100.0
+        end = between.xy[0] + ahead * np.array([math.cos(between.heading[0]), math.sin(between.heading[0])])
+        assert np.allclose(end, 100 / (2 * math.pi) * np.array([math.cos(angle), math.sin(angle)]), atol=0.03)
 
 
 def test_lane_change_glides_and_arrives():
@@ -301,7 +304,14 @@ def test_time_space_diagram(drive, tmp_path):
 
     assert red(plain) == 0 and red(marked) > 300
     assert (plain.max(-1) - plain.min(-1) > 60).sum() > 300  # coloured lines
-    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_plots_do_without_global_state():
+    code = "import sys, trafficgrad.render; print('matplotlib.pyplot' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert run.stdout.strip() == "False"
 
 
 def test_learning_curve(tmp_path):

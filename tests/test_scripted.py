@@ -12,7 +12,7 @@ from trafficgrad.agents.episodes import baselines
 from trafficgrad.control import FanOutAndAlign, KeepLane, KeepLaneAndAlign, Ramp
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.scenario_config import load_scenario
-from trafficgrad.scenario_models import ScriptedConfig
+from trafficgrad.scenario_sections.control import ScriptedConfig
 
 LANES, LENGTH = 4, 400.0
 

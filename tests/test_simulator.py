@@ -302,15 +302,6 @@ def test_impossible_graphs_are_refused(graph: nx.Graph, words: str) -> None:
         tg.RoadNetwork.from_graph(graph)
 
 
-def test_junctions_are_refused_by_name() -> None:
-    graph = road_graph()
-    graph.add_node("c", position=(200.0, 0.0))
-    graph.add_edge("b", "c")
-    graph.add_edge("b", "c")
-    with pytest.raises(TrafficGradError, match="node 'b' joins 1 arriving and 2 leaving roads"):
-        tg.RoadNetwork.from_graph(graph)
-
-
 def test_bad_actions_states_and_settings_are_refused() -> None:
     simulator = Simulator(tg.ring(100.0), Fleet(controlled=[0]), tg.IDM())
     state = state_of([10.0, 50.0], [5.0, 5.0], [0, 0])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_networks import scenario_text
 from small_scenario import SMALL
 
 from trafficgrad import warmup_cache
@@ -118,6 +119,52 @@ def test_whatever_decides_the_result_misses(folder, drives, change):
     warm()
     warm(scenario(change))
     assert len(drives) == 2 and len(files(folder)) == 2
+
+
+NETWORK = """\
+network: {kind: figure_eight}
+vehicles: {human: {count: 3}}
+routes:
+  - {name: first, edges: [left, right, upper_ring, top, bottom, lower_ring], loop: true}
+  - {name: second, edges: [left, right]}
+demand: [{from: left, routes: {first: 1, second: 1}, rate: 300}]
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "demand.0.rate=301",
+        "demand.0.routes.first=2",
+        "demand.0.kind=constant",
+        "demand.0.lanes=[0]",
+        "routes.0.loop=false",
+        "routes.1.edges=[left, right, upper_ring]",
+        "network.right_of_way=all_way_stop",
+        "network.radius=30.1",
+        "network.speed_limit=29",
+        "right_of_way.time_gap=1.1",
+        "vehicles.classes={truck: {share: 0.5, length: 9}}",
+        "vehicles.slots=30",
+    ],
+)
+def test_roads_and_demand_decide_the_result(folder, drives, change):
+    first, second = (parse_scenario(scenario_text(NETWORK), "x.yaml", [*NOISY, *more]) for more in ([], [change]))
+    warm(first)
+    warm(first)
+    assert len(drives) == 1 and len(files(folder)) == 1
+    warm(second)
+    assert len(drives) == 2 and len(files(folder)) == 2
+
+
+def test_a_programme_of_signals_decides_the_result(folder, drives):
+    text = scenario_text("network: {kind: intersection}\nvehicles: {human: {count: 4}}")
+    for more in ("network.offset=1", "network.green=29", "signals.control=actuated", "network.lane_width=3.4"):
+        warm(parse_scenario(text, "x.yaml", NOISY))
+        warm(parse_scenario(text, "x.yaml", [*NOISY, more]))
+    assert len(drives) == 5
+    kept, _ = warm(parse_scenario(text, "x.yaml", NOISY))
+    assert len(drives) == 5 and kept.time.tolist() == pytest.approx([2.0] * WORLDS, abs=1e-5)
 
 
 def test_another_seed_of_traffic_or_of_drivers_misses(folder, drives):

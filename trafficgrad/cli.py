@@ -15,6 +15,8 @@ from trafficgrad.errors import TrafficGradError
 if TYPE_CHECKING:
     import torch
 
+    from trafficgrad.network import RoadNetwork
+
 app = typer.Typer(
     name="trafficgrad",
     help="Differentiable traffic simulation, and policies learnt with its gradients.",
@@ -29,6 +31,9 @@ Run = Annotated[
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as network.length=800.")
+]
+Network = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="A network file (.json, .net.xml, .osm) or a scenario.")
 ]
 _INTERRUPTED = 130  # what some versions of typer return, and others raise, after Ctrl-C
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])  # typer's own or click's, by version
@@ -104,20 +109,20 @@ def evaluate(
         return
     loaded = evaluation.load_run(run, place, settings or ())
     evaluation.evaluate(loaded, seeds, device=place)
-    typer.echo(pictures.time_space_diagram(pictures.perform(run, 0, settings or (), place)))
+    typer.echo(pictures.overview(pictures.perform(run, 0, settings or (), place)))
     if loaded.folder is not None and (loaded.folder / METRICS).is_file():
         typer.echo(pictures.learning_curve(loaded.folder))
 
 
 @app.command()
 def simulate(file: File, seeds: Seeds = 20, settings: Set = None, device: Device = "cpu") -> None:
-    """Simulate a scenario with human drivers only, print what happened and draw a time-space diagram."""
+    """Simulate a scenario with human drivers only, print what happened and draw it."""
     from trafficgrad import pictures
     from trafficgrad.agents import evaluation
 
     place = _prepare(device)
     env, episodes = evaluation.simulate(file, seeds, settings or (), device=place)
-    typer.echo(pictures.time_space_diagram(pictures.show_of(env, episodes)))
+    typer.echo(pictures.overview(pictures.show_of(env, episodes)))
 
 
 @app.command()
@@ -221,6 +226,50 @@ def validate(
         raise typer.Exit(1)
 
 
+@app.command("import")
+def import_network(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="SUMO (.net.xml) or OpenStreetMap (.osm), also .gz.")],
+    output: Annotated[Path | None, typer.Option("--out", help="Network file; default: FILE's name with .json.")] = None,
+) -> None:
+    """Read a road network of SUMO or OpenStreetMap, say what was left out, and write it for scenarios."""
+    from trafficgrad.network import RoadNetwork
+    from trafficgrad.network.files import save_network
+    from trafficgrad.network.importer import import_network as read
+
+    graph, summary = read(file)
+    typer.echo(str(summary))
+    network = RoadNetwork.from_graph(graph)
+    path = output or Path(Path(file).name.partition(".")[0] + ".json")
+    typer.echo(f"{save_network(network, path)}; now: trafficgrad draw {path}")
+
+
+@app.command()
+def export(
+    network: Network,
+    output: Annotated[Path, typer.Option("--out", help="Folder.")] = Path("."),
+) -> None:
+    """Write a road network for SUMO, so that one can compare."""
+    from trafficgrad.network.sumo_export import write_sumo
+
+    name, roads = _network(network)
+    for path in write_sumo(roads, output, name):
+        typer.echo(path)
+
+
+@app.command()
+def draw(
+    network: Network,
+    output: Annotated[Path | None, typer.Option(help="Picture (.png, .svg, .pdf); default: NETWORK.png.")] = None,
+    size: Annotated[tuple[int, int], typer.Option(help="Width and height in px.")] = (1600, 1200),
+    labels: Annotated[bool, typer.Option("--labels", help="Write the names of the edges.")] = False,
+) -> None:
+    """Draw a road network: lanes, ways across junctions, who gives way, signals."""
+    from trafficgrad.render import draw_network
+
+    name, roads = _network(network)
+    typer.echo(draw_network(roads, output or Path(f"{name}.png"), size=size, labels=labels, title=name))
+
+
 @app.command()
 def scenarios() -> None:
     """List the scenarios that ship with the package."""
@@ -253,6 +302,19 @@ def main() -> None:
     if code == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _network(name: str) -> tuple[str, RoadNetwork]:
+    """A road network and what to call it: that of a scenario, or of a file."""
+    from trafficgrad.network import RoadNetwork
+    from trafficgrad.network.importer import import_network as read
+    from trafficgrad.scenario_config import is_scenario, load_scenario
+
+    if is_scenario(name):
+        scenario = load_scenario(name)
+        return scenario.name, scenario.build_network()
+    graph, _ = read(name)
+    return Path(name).name.partition(".")[0], RoadNetwork.from_graph(graph)
 
 
 def _prepare(name: str) -> torch.device:

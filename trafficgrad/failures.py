@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trafficgrad import metrics
 from trafficgrad.observations import offsets
-from trafficgrad.scenario_models import FailureConfig
+from trafficgrad.scenario_sections.task import FailureConfig
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Neighbors, TrafficState
 

@@ -13,10 +13,11 @@ from trafficgrad.car_following import CarFollowing
 from trafficgrad.car_following.base import limit_speed, look_up
 from trafficgrad.dynamics import stop_rule
 from trafficgrad.gradients import clamp_contrast, membership_slopes, soft_membership, straight_through
-from trafficgrad.lane_change import LaneEvaluation, evaluate_lanes
-from trafficgrad.lane_change.base import LEFT, OWN, RIGHT, best_side, resolve_conflicts
+from trafficgrad.lane_change import LaneChange, LaneEvaluation, evaluate_lanes
+from trafficgrad.lane_change.base import LEFT, OWN, RIGHT, best_side, pick_sides, resolve_conflicts
 from trafficgrad.lane_change.lane_choice import choice_logits, requested_direction
-from trafficgrad.network.road_network import LaneTables
+from trafficgrad.network.tables import LaneTables
+from trafficgrad.route_following import EXTRA_BRAKING, RouteNeed
 from trafficgrad.state import Action, Neighbors, PerDriver, TrafficState
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class View(NamedTuple):
     model: CarFollowing  # parameters [B, N], desired speed under the lane's limit
     length: PerDriver
     neighbors: Neighbors
-    exists: Tensor  # [B, N, 3] bool, right, own, left lane
+    exists: Tensor  # [B, N, 3] bool, right, own, left lane: it is there and may be entered
+    need: RouteNeed | None  # what routes ask for; None where roads only go on
 
 
 class LaneDecision(NamedTuple):
@@ -70,8 +72,11 @@ def decide_lanes(
             evaluation = relevant if known and relevant else _evaluate(sim, state, view, following, sides)
             free = ready & ~sim.fleet.mask(state.vehicles)
             considered = (evaluation.sides[:, :, None] == sides[:, None, :]).any(-1)
-            feasible = driver_model.feasible(evaluation) & free[..., None] & considered[:, None, :]
+            feasible = driver_model.feasible(evaluation) & free[..., None]
             worth = driver_model.incentive(evaluation)
+            if view.need is not None:
+                feasible, worth = _with_route(sim, state, driver_model, evaluation, view.need, feasible, worth)
+            feasible = feasible & considered[:, None, :]
         direction, incentive = best_side(feasible, worth, evaluation.sides)
         min_gap = driver_model.min_gap
         if known:
@@ -112,6 +117,31 @@ def decide_lanes(
             slots = sim.fleet.slots
             relaxed = following.index_copy(1, slots, (weights[:, slots] * _all_lanes(relevant)).sum(-1))
     return LaneDecision(direction, min_gap, shift, relaxed, relevant)
+
+
+def _with_route(
+    sim: Simulator,
+    state: TrafficState,
+    driver_model: LaneChange,
+    evaluation: LaneEvaluation,
+    need: RouteNeed,
+    feasible: Tensor,
+    worth: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Feasibility and incentive with the route's costs of lanes.
+
+    A lane that must be left soon is left more readily: without a cool-down, and with harder braking of the new follower
+    and of the vehicle itself. A lane that must be left sooner than the present one is not entered.
+    """
+    e, m = evaluation, driver_model.beside()
+    gain = need.cost[..., OWN, None] - pick_sides(need.cost, e.sides)
+    helps = gain > 0
+    hardest = m.safe_deceleration + EXTRA_BRAKING * need.urgency[..., None]
+    roomy = (e.gap >= m.min_gap) & (e.follower_gap >= m.min_gap)
+    bearable = (e.follower_with >= -hardest) & (e.own_there >= -hardest)
+    free = state.active & (state.lane >= 0) & ~sim.fleet.mask(state.vehicles)
+    mandatory = helps & e.exists & roomy & bearable & free[..., None]
+    return torch.where(helps, mandatory, feasible & (gain == 0)), worth + gain
 
 
 def _certain_to_stay(like: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 One sort by (edge, position, slot) puts the vehicles of an edge in order. In that order the last vehicle of lane k at or
 before a place is a running maximum over k's vehicles: O(N log N + N K) with K the largest number of lanes on an edge.
-Vehicles with no neighbour on their own edge look it up in a table of the first (last) vehicle found from each lane's
-end (start) onwards, filled by pointer doubling along the road.
+Where roads only go on, vehicles with no neighbour on their own edge look it up in a table of the first (last) vehicle
+found from each lane's end (start) onwards, filled by pointer doubling along the road: it sees any distance. Where roads
+meet and part, every vehicle looks along its own way instead (:mod:`trafficgrad.paths`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from trafficgrad.network.road_network import RoadNetwork
-from trafficgrad.state import Neighbors, PerDriver, TrafficState
+from trafficgrad.paths import Beyond, look_along
+from trafficgrad.state import Ahead, Neighbors, PerDriver, TrafficState
 
 
 class NeighborIndex(NamedTuple):
@@ -29,11 +31,18 @@ class NeighborIndex(NamedTuple):
     follower: Tensor  # [B, N, 3] int64
     leader_offset: Tensor  # [B, N, 3] m
     follower_offset: Tensor  # [B, N, 3] m
+    beyond: Beyond | None  # None where roads only go on
 
 
 @torch.no_grad()
-def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
-    """Search leaders and followers. Ties in position are ordered by slot: the higher slot is ahead."""
+def find_neighbors(
+    state: TrafficState, network: RoadNetwork, length: PerDriver, braking: PerDriver = 1.5
+) -> NeighborIndex:
+    """Search leaders and followers. Ties in position are ordered by slot: the higher slot is ahead.
+
+    ``length`` of the bodies in m and ``braking``, the comfortable deceleration in m/s2, are floats or [B, N] per
+    vehicle: who still stands on a lane that he leaves, and from where on a lower speed limit ahead matters.
+    """
     position, lane = state.position.detach(), state.lane
     t = network.tables(position.dtype, position.device)
     worlds, n = position.shape
@@ -59,8 +68,14 @@ def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
     table = (worlds, len(network.lanes) + 1)
     first = torch.full(table, n, device=position.device).scatter_reduce_(1, sorted_lane, places, "amin")[:, :-1]
     last = torch.full(table, -1, device=position.device).scatter_reduce_(1, sorted_lane, places, "amax")[:, :-1]
-    ahead, ahead_offset = _look_along(first, n, t.ahead, network.is_closed, forward=True)
-    behind, behind_offset = _look_along(last, -1, t.behind, network.is_closed, forward=False)
+    beyond = None
+    if network.is_unbranched:
+        ahead, ahead_offset = _look_along(first, n, t.ahead, network.is_closed, forward=True)
+        behind, behind_offset = _look_along(last, -1, t.behind, network.is_closed, forward=False)
+    else:
+        next_place = after.reshape(worlds, -1).gather(1, t.number[lane0] * n + (rank + 1).clamp(max=n - 1))
+        alone = ~_on_same_edge(next_place, rank, order, t.edge[lane0], n)
+        beyond = look_along(state, network, order, first, alone, length, braking)
 
     sides = 1 if k == 1 else 3
     shape = (worlds, n, 3)
@@ -86,7 +101,14 @@ def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
             own_edge = t.edge[lane0]
             same_before &= sorted_edge.gather(1, found_before.clamp(min=0)) == own_edge
             same_after &= sorted_edge.gather(1, found_after.clamp(max=n - 1)) == own_edge
-        far_ahead, far_behind = ahead.gather(1, target), behind.gather(1, target)
+        if beyond is None:
+            far_behind, back = behind.gather(1, target), behind_offset.gather(1, target)
+            far_ahead, onward = ahead.gather(1, target), t.length[target] + ahead_offset.gather(1, target)
+        else:
+            far_ahead, onward = beyond.leader[..., side], beyond.leader_offset[..., side]
+            comes = beyond.coming.gather(1, target)
+            back = beyond.coming_distance.gather(1, target) + position.gather(1, comes.clamp(min=0))
+            far_behind = torch.where(comes >= 0, rank.gather(1, comes.clamp(min=0)), -1)
         lead = torch.where(same_after, found_after, far_ahead)
         follow = torch.where(same_before, found_before, far_behind)
         own_slot = places
@@ -97,9 +119,15 @@ def find_neighbors(state: TrafficState, network: RoadNetwork) -> NeighborIndex:
         leader[..., side] = torch.where(has_lead, lead_slot, torch.full_like(lane, -1))
         follower[..., side] = torch.where(has_follow, follow_slot, torch.full_like(lane, -1))
         zero = torch.zeros_like(position)
-        leader_offset[..., side] = torch.where(same_after, zero, t.length[target] + ahead_offset.gather(1, target))
-        follower_offset[..., side] = torch.where(same_before, zero, behind_offset.gather(1, target))
-    return NeighborIndex(leader, follower, leader_offset, follower_offset)
+        leader_offset[..., side] = torch.where(same_after, zero, onward)
+        follower_offset[..., side] = torch.where(same_before, zero, back)
+    return NeighborIndex(leader, follower, leader_offset, follower_offset, beyond)
+
+
+def _on_same_edge(place: Tensor, rank: Tensor, order: Tensor, edge: Tensor, n: int) -> Tensor:
+    """Whether the vehicle at ``place`` of the order comes after the own ``rank``, on the own ``edge``."""
+    there = order.gather(1, place.clamp(max=n - 1))
+    return (place < n) & (place > rank) & (edge.gather(1, there) == edge)
 
 
 def _look_along(
@@ -148,6 +176,17 @@ def measure(state: TrafficState, index: NeighborIndex, length: PerDriver) -> Nei
     infinite, zero = position.new_full((), math.inf), position.new_zeros(())
     gap = pick(position, index.leader) - x + index.leader_offset - leader_length
     back = x - pick(position, index.follower) + index.follower_offset - own_length
+    beyond, ahead = index.beyond, None
+    if beyond is not None:
+        ahead = Ahead(
+            beyond.gate,
+            beyond.gate_offset - x,
+            beyond.end_offset - position,
+            beyond.slow,
+            beyond.slow_offset - position,
+            beyond.coming,
+            beyond.coming_distance,
+        )
     return Neighbors(
         leader=index.leader,
         follower=index.follower,
@@ -155,4 +194,5 @@ def measure(state: TrafficState, index: NeighborIndex, length: PerDriver) -> Nei
         follower_gap=torch.where(has_follower, back, infinite),
         closing_speed=torch.where(has_leader, v - pick(speed, index.leader), zero),
         follower_closing_speed=torch.where(has_follower, pick(speed, index.follower) - v, zero),
+        ahead=ahead,
     )

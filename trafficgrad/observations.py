@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trafficgrad.car_following.base import look_up
-from trafficgrad.scenario_models import LocalObservation, ObservationConfig, WorldObservation
+from trafficgrad.scenario_sections.task import LocalObservation, ObservationConfig, WorldObservation
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario

@@ -1,4 +1,4 @@
-"""Looking at a scenario or a trained policy: one recorded episode, as a window, a film or a time-space diagram."""
+"""Looking at a scenario or a trained policy: one recorded episode, as a window, a film or one picture."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.render.layout import RoadLayout
 from trafficgrad.scenario_config import Scenario, load_scenario
 from trafficgrad.simulator import Simulator
 from trafficgrad.trajectory import Trajectory
@@ -110,13 +111,18 @@ def film(
         )
 
 
-def time_space_diagram(show: Show, path: Path | None = None) -> Path:
-    """Draw who was where when, one panel a lane; default: ``time_space.png`` in the show's folder."""
-    fleet = show.simulator.fleet
-    path = path or show.folder / "time_space.png"
-    return render.time_space_diagram(
-        show.trajectory, show.simulator.network, path, controlled=fleet.controlled, title=show.title
-    )
+def overview(show: Show) -> Path:
+    """One picture of an episode, in the show's folder.
+
+    On a single road who was where when, one panel a lane (``time_space.png``); on other networks the last moment
+    (``last_moment.png``).
+    """
+    network = show.simulator.network
+    if len(RoadLayout.of(network).roads) > 1:
+        return film(show, show.folder / "last_moment.png") or show.folder
+    controlled = show.simulator.fleet.controlled
+    path = show.folder / "time_space.png"
+    return render.time_space_diagram(show.trajectory, network, path, controlled=controlled, title=show.title)
 
 
 def learning_curve(run: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trafficgrad import metrics
-from trafficgrad.scenario_models import (
+from trafficgrad.scenario_sections.task import (
     AccelerationReward,
     CollisionReward,
     MeanSpeedReward,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,7 @@ from pydantic import BaseModel
 
 from trafficgrad.config import Document, load_document, parse_document
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.scenario_models import (
-    AccelerationReward,
-    CollisionReward,
-    ControlConfig,
-    LocalObservation,
-    MeanSpeedReward,
-    PaceReward,
-    RewardTerm,
-    SpeedDeviationReward,
-)
+from trafficgrad.scenario_roads import PATHS, absolute_path
 from trafficgrad.traffic_scenario import TrafficScenario
 
 if TYPE_CHECKING:
@@ -31,15 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCENARIO_KINDS",
-    "AccelerationReward",
-    "CollisionReward",
-    "ControlConfig",
-    "LocalObservation",
-    "MeanSpeedReward",
-    "PaceReward",
-    "RewardTerm",
     "Scenario",
-    "SpeedDeviationReward",
     "TrafficScenario",
     "is_scenario",
     "json_schema",
@@ -60,10 +44,14 @@ def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
             ``ring_4lane``, ``ring_4lane.yaml`` and ``scenarios/ring_4lane.yaml`` mean the same.
         overrides: dotted settings such as ``"network.length=800"`` that replace those of the file.
 
+    Files that a scenario names, such as maps, are looked for beside it, in the working folder and among those that ship
+    with the package, and are known by their absolute paths from then on.
+
     Raises:
         TrafficGradError: one sentence with file, line, key, what was expected and the nearest valid name.
     """
-    return _check(_find(file, overrides))
+    path = Path(file)
+    return _check(_find(file, overrides), path.parent if path.is_file() else None)
 
 
 def parse_scenario(text: str, source: str, overrides: Sequence[str] = ()) -> Scenario:
@@ -103,7 +91,8 @@ def json_schema(training: type[BaseModel] | None = None) -> dict[str, Any]:
     return schema
 
 
-def _check(document: Document) -> Scenario:
+def _check(document: Document, beside: Path | None = None) -> Scenario:
+    document = _with_absolute_paths(document, beside)
     kind = document.data.get("kind")
     if not isinstance(kind, str) or kind not in SCENARIO_KINDS:
         valid = f"valid values are {', '.join(SCENARIO_KINDS)}"
@@ -116,6 +105,29 @@ def _check(document: Document) -> Scenario:
     scenario = document.validate(SCENARIO_KINDS[kind])
     scenario._document = document
     return scenario
+
+
+def _with_absolute_paths(document: Document, beside: Path | None) -> Document:
+    """The document with every path of a file found; ``beside``: the folder of the scenario."""
+    data = dict(document.data)
+    for path in PATHS:
+        place = data
+        for key in path[:-1]:
+            below = place.get(key)
+            if not isinstance(below, dict):
+                break
+            place[key] = place = dict(below)
+        else:
+            value = place.get(path[-1])
+            names = value if isinstance(value, list) else [value]
+            if not names or not all(isinstance(name, str) for name in names):
+                continue  # the check of the section says what is wrong, if anything is
+            try:
+                found = [absolute_path(str(name), beside) for name in names]
+            except TrafficGradError as error:
+                raise TrafficGradError(f"{document.origin(path)}: {'.'.join(path)}: {error}") from None
+            place[path[-1]] = found if isinstance(value, list) else found[0]
+    return replace(document, data=data)
 
 
 def _find(file: str | Path, overrides: Sequence[str]) -> Document:

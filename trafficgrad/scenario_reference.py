@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trafficgrad.scenario_models import Uniform
+from trafficgrad.scenario_sections.numbers import Uniform
 from trafficgrad.traffic_scenario import TrafficScenario
 
 _PLAIN = {float: "number", int: "integer", bool: "true or false", str: "text", NoneType: "null", dict: "mapping"}

@@ -18,21 +18,29 @@ from torch import Tensor
 from trafficgrad import tree
 from trafficgrad.car_following import CarFollowing
 from trafficgrad.car_following.base import limit_speed, look_up
+from trafficgrad.demand import Demand
 from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_bicycle
+from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.gradients import LaneGradient
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
 from trafficgrad.neighbors import find_neighbors, measure
-from trafficgrad.network.road_network import LaneTables, RoadNetwork
-from trafficgrad.state import Action, Fleet, Neighbors, TrafficState
+from trafficgrad.network.road_network import RoadNetwork
+from trafficgrad.network.tables import LaneTables
+from trafficgrad.paths import lane_after, plan_row, row_after
+from trafficgrad.right_of_way import Passage, RightOfWay, decide_passage, passage_acceleration
+from trafficgrad.route_following import end_of_lane, make_room, may_change, route_need
+from trafficgrad.signals import Signals
+from trafficgrad.state import Action, Ahead, Fleet, Neighbors, PerDriver, TrafficState
 from trafficgrad.trajectory import Trajectory
 
 Controller = Callable[[TrafficState], Action]
 Backend = Literal["auto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "reference")
 _FASTEST = 100.0  # m/s, bounds how many edge ends one step can cross
+_MOST_CROSSINGS = 20  # of them in any case
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,9 @@ class Simulator:
     integrator: Integrator = "ballistic"
     max_braking: float = math.inf  # m/s2, floor of what any vehicle does
     backend: Backend = "auto"
+    right_of_way: RightOfWay = field(default_factory=RightOfWay)
+    signals: Signals | None = None
+    demand: Demand | None = None
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -65,6 +76,8 @@ class Simulator:
                 )
         if not (self.dt > 0 and math.isfinite(self.dt)):
             raise TrafficGradError(f"Simulator.dt must be a finite number of seconds > 0, got {self.dt}")
+        if self.demand is not None:
+            self.demand.check(self.network, EntryDrivers.of(self.car_following, self.fleet))
         if not self.max_braking > 0:
             raise TrafficGradError(f"Simulator.max_braking must be > 0 m/s2, got {self.max_braking}")
 
@@ -72,7 +85,9 @@ class Simulator:
 
     def neighbors(self, state: TrafficState) -> Neighbors:
         """Leaders, followers, gaps and closing speeds of every vehicle in its own, right and left lane."""
-        return measure(state, find_neighbors(state, self.network), look_up(self.fleet.length, state.driver))
+        braking = look_up(self.car_following.comfortable_deceleration, state.driver)
+        length = look_up(self.fleet.length, state.driver)
+        return measure(state, find_neighbors(state, self.network, length, braking), length)
 
     def step(
         self,
@@ -100,12 +115,16 @@ class Simulator:
             state.speed, view.neighbors.gap[..., OWN], view.neighbors.closing_speed[..., OWN]
         )
         decision = decide_lanes(self, state, view, following, action)
-        acceleration = self._accelerate(
-            state, following if decision.relaxed is None else decision.relaxed, action, noise
-        )
+        passage = None if view.neighbors.ahead is None else decide_passage(self, state, view)
+        following = following if decision.relaxed is None else decision.relaxed
+        following = self._restrain(state, view, following, passage)
+        acceleration = self._accelerate(state, following, action, noise)
         carried = membership_terms(self, state, view, decision, action)
         moved, displacement = self._move(state, view, acceleration, carried, action)
-        return change_lanes(self, state, moved, displacement, view, decision)
+        if passage is not None:
+            moved = dataclasses.replace(moved, right_of_way=passage.right_of_way)
+        changed = change_lanes(self, state, moved, displacement, view, decision)
+        return self._outside(changed, state, view, action)
 
     def simulate(
         self,
@@ -163,11 +182,16 @@ class Simulator:
         return torch.randn(like.shape, dtype=like.dtype, device=place, generator=generator).to(like.device)
 
     def _check_action(self, action: Action, shape: tuple[int, ...]) -> None:
-        for name in ("acceleration", "lane", "steering"):
+        signals = (*shape[:-1], 0 if self.signals is None else len(self.signals.offset))
+        for name in ("acceleration", "lane", "steering", "signal"):
             value = getattr(action, name)
             if value is None:
                 continue
-            if tuple(value.shape) != shape:
+            if name == "signal" and tuple(value.shape) != signals:
+                raise TrafficGradError(
+                    f"Action.signal must have shape {list(signals)} ([..., worlds, signals]), got {list(value.shape)}"
+                )
+            if name != "signal" and tuple(value.shape) != shape:
                 raise TrafficGradError(
                     f"Action.{name} must have shape {list(shape)} ([..., worlds, controlled vehicles]), "
                     f"got {list(value.shape)}"
@@ -175,9 +199,8 @@ class Simulator:
             # On other devices looking at values would wait for them; there a NaN shows in the state.
             if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
                 place = (~torch.isfinite(value)).nonzero()[0].tolist()
-                raise TrafficGradError(
-                    f"Action.{name} is not finite for controlled vehicle {place[-1]} of world {place[-2]}"
-                )
+                whose = "signal" if name == "signal" else "controlled vehicle"
+                raise TrafficGradError(f"Action.{name} is not finite for {whose} {place[-1]} of world {place[-2]}")
 
     # ------------------------------------------------------------------ stages
 
@@ -185,15 +208,72 @@ class Simulator:
         tables = self.network.tables(state.position.dtype, state.position.device)
         model = self.car_following.for_drivers(state.driver)
         lane = state.lane.clamp(min=0)
+        factor = look_up(self.fleet.speed_factor, state.driver)
         if self.network.has_speed_limits:
-            factor = look_up(self.fleet.speed_factor, state.driver)
             model = limit_speed(model, tables.speed_limit[lane] * factor)
-        on_road = state.active & (state.lane >= 0)
-        exists = torch.stack([on_road & (tables.right[lane] >= 0), on_road, on_road & (tables.left[lane] >= 0)], -1)
         length = look_up(self.fleet.length, state.driver)
         if neighbors is None:
-            neighbors = measure(state, find_neighbors(state, self.network), length)
-        return View(tables, model, length, neighbors, exists)
+            neighbors = self.neighbors(state)
+        on_road = state.active & (state.lane >= 0)
+        ahead, need = neighbors.ahead, None
+        sides = on_road[..., None]
+        if ahead is not None:
+            if self.network.has_speed_limits:
+                model = self._slow_in_time(model, ahead, tables, factor)
+            sides = sides & may_change(state, length, ahead, tables)
+        right, left = sides[..., 0] & (tables.right[lane] >= 0), sides[..., -1] & (tables.left[lane] >= 0)
+        exists = torch.stack([right, on_road, left], -1)
+        if ahead is not None and self.lane_change is not None and self.network.max_lanes > 1:
+            need = route_need(state, tables)
+        return View(tables, model, length, neighbors, exists, need)
+
+    def _slow_in_time(self, model: CarFollowing, ahead: Ahead, tables: LaneTables, factor: PerDriver) -> CarFollowing:
+        """For a lower limit ahead: the desired speed from which comfortable braking reaches it there."""
+        slower = ahead.slow >= 0
+        limit = tables.speed_limit[ahead.slow.clamp(min=0)] * factor
+        distance = torch.where(ahead.slow_distance > 0.0, ahead.slow_distance, 0.0)
+        square = limit**2 + 2.0 * model.comfortable_deceleration * torch.where(slower, distance, 0.0)
+        known = slower & torch.isfinite(square)
+        return limit_speed(model, torch.where(known, torch.where(known, square, 1.0).sqrt(), math.inf))
+
+    def _restrain(self, state: TrafficState, view: View, following: Tensor, passage: Passage | None) -> Tensor:
+        """What drivers do behind their leaders, as far as junctions, lane ends and others' lane changes allow it."""
+        ahead = view.neighbors.ahead
+        if passage is None or ahead is None:
+            return following
+        bounds = [passage_acceleration(passage, view.model, state, ahead)]
+        bounds.append(end_of_lane(state, view.model, ahead, view.tables))
+        if view.need is not None:
+            bounds.append(make_room(state, view.model, view.neighbors, view.exists, view.need))
+        for bound in bounds:
+            following = torch.where(bound < following, bound, following)
+        return following
+
+    def _outside(self, state: TrafficState, before: TrafficState, view: View, action: Action | None) -> TrafficState:
+        """What is not traffic itself: vehicles that come, and signals that change."""
+        if self.demand is not None:
+            state = self.demand.advance(state, self._entrance(state, view))
+        if self.signals is not None:
+            ahead = view.neighbors.ahead
+            assert ahead is not None
+            wanted = self.signals.wanted(before, ahead, view.tables)
+            request = None if action is None else action.signal
+            state = self.signals.advance(state, self.dt, wanted, request)
+        return state
+
+    def _entrance(self, state: TrafficState, view: View) -> Entrance:
+        """What vehicles that want to enter see of the road."""
+        length = look_up(self.fleet.length, state.driver)
+        rear, speed = last_vehicles(state, view.tables, length)
+        drivers = EntryDrivers.of(self.car_following, self.fleet)
+        ahead = view.neighbors.ahead
+        if ahead is None:
+            return Entrance(self.network, drivers, self.fleet.slots, self.dt, rear, speed)
+        # Who was coming before this step has come nearer by what he drove.
+        pace = state.speed.gather(1, ahead.coming.clamp(min=0))
+        pace = torch.where(ahead.coming >= 0, pace, 0.0)
+        near = ahead.coming_distance - pace * self.dt
+        return Entrance(self.network, drivers, self.fleet.slots, self.dt, rear, speed, near, pace)
 
     def _accelerate(
         self, state: TrafficState, following: Tensor, action: Action | None, noise: Tensor | None
@@ -233,40 +313,57 @@ class Simulator:
             lateral = lateral.index_copy(1, slots, state.lateral[:, slots] + motion.across)
             heading = heading.index_copy(1, slots, heading[:, slots] + motion.turned)
         displacement = torch.where(state.active, displacement, 0.0)
-        position, lane, active = self._cross_edge_ends(
-            state.position + displacement, state.lane, state.active, view.tables
-        )
         waited = state.cooldown - self.dt
         moved = dataclasses.replace(
-            state,
-            position=position,
+            self._cross_edge_ends(state.position + displacement, state, view.tables),
             speed=torch.where(state.active, speed, 0.0),
-            lane=lane,
             lateral=lateral,
             heading=heading,
             # Rounding may leave a crumb of a whole number of steps.
             cooldown=torch.where(waited > 1e-3 * self.dt, waited, 0.0),
-            active=active,
             time=state.time + self.dt,
         )
         return moved, displacement
 
-    def _cross_edge_ends(
-        self, position: Tensor, lane: Tensor, active: Tensor, t: LaneTables
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _cross_edge_ends(self, position: Tensor, state: TrafficState, t: LaneTables) -> TrafficState:
+        """Go on to the lanes that follow; who has none left leaves the road, unless others of its edge lead on."""
+        lane, active, previous, route_index = state.lane, state.active, state.previous, state.route_index
+        branched = not self.network.is_unbranched
+        row = plan_row(state, t) if branched else route_index
         hops = max(1, math.ceil(_FASTEST * self.dt / float(self.network.lane_length.min())))
-        for _ in range(hops):
+        for _ in range(min(hops, _MOST_CROSSINGS)):
             here = lane.clamp(min=0)
-            passed = (position >= t.length[here]) & (lane >= 0)
-            following = t.successor[here]
+            passed = (position >= t.length[here]) & (lane >= 0) & active
+            following = lane_after(here, row, t) if branched else t.successor[here]
+            if branched:
+                # A lane that ends beside others that lead on is left by changing lanes alone.
+                stuck = passed & (following < 0) & ~t.plan.ends[row] & ~t.junctions.is_junction[here]
+                position = torch.where(stuck, t.length[here], position)
+                passed = passed & ~stuck
             if not self.network.is_closed:
                 active = active & ~(passed & (following < 0))
                 passed = passed & (following >= 0)
             position = torch.where(passed, position - t.length[here], position)
+            previous = torch.where(passed, lane, previous)
             lane = torch.where(passed, following, lane)
+            if branched:
+                row = torch.where(passed, row_after(lane.clamp(min=0), row, state.route, t), row)
+            if position.device.type == "cpu" and not bool(passed.any()):
+                break
+        if branched:
+            start = t.plan.route_start[state.route.clamp(min=0)]
+            route_index = torch.where(state.route >= 0, row - start, route_index)
         if self.fleet.rows("steered"):  # they may reverse over the start of an edge
             here = lane.clamp(min=0)
             back = (position < 0) & (lane >= 0) & (t.predecessor[here] >= 0)
             lane = torch.where(back, t.predecessor[here], lane)
             position = torch.where(back, position + t.length[lane.clamp(min=0)], position)
-        return position, lane, active
+        return dataclasses.replace(
+            state,
+            position=position,
+            lane=lane,
+            active=active,
+            previous=previous,
+            route_index=route_index,
+            left=state.left + (state.active & ~active).sum(1),
+        )

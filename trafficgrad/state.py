@@ -1,6 +1,7 @@
 """The data of a simulation: what a world looks like at one time, who drives, and what the controlled vehicles do.
 
-Shapes: ``B`` worlds, ``N`` vehicle slots, ``C`` controlled vehicles, ``P`` drivers. Units are SI.
+Shapes: ``B`` worlds, ``N`` vehicle slots, ``C`` controlled vehicles, ``P`` drivers, ``Q`` inflows, ``S`` signals. Units
+are SI.
 "Per driver" means a float, a tensor ``[P]`` or ``[B, P]``: a vehicle uses row ``driver[b, n]``.
 """
 
@@ -39,10 +40,20 @@ class TrafficState:
     cooldown: Tensor = None  # type: ignore[assignment]  # [B, N] s until the next lane change is allowed
     route: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of the network's routes (open networks); -1 = none
     route_index: Tensor = None  # type: ignore[assignment]  # [B, N] int64, progress along the route
+    previous: Tensor = None  # type: ignore[assignment]  # [B, N] int64, lane that the front bumper was on before; -1 = none
+    right_of_way: Tensor = None  # type: ignore[assignment]  # [B, N] int64, last junction lane that it may enter; -1
     vehicle_id: Tensor = None  # type: ignore[assignment]  # [B, N] int64, identity of the vehicle in the slot
     driver: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of every per-driver parameter
     active: Tensor = None  # type: ignore[assignment]  # [B, N] bool, the slot holds a vehicle
     time: Tensor = None  # type: ignore[assignment]  # [B] s
+    seed: Tensor = None  # type: ignore[assignment]  # [B] int64, of everything random that traffic draws itself
+    arrivals: Tensor = None  # type: ignore[assignment]  # [B, Q] int64, vehicles that have come to each inflow
+    next_arrival: Tensor = None  # type: ignore[assignment]  # [B, Q] s, when the next one comes; inf = none
+    inserted: Tensor = None  # type: ignore[assignment]  # [B, Q] int64, of the arrivals those that entered; the rest waits
+    next_id: Tensor = None  # type: ignore[assignment]  # [B] int64, identity of the next vehicle
+    left: Tensor = None  # type: ignore[assignment]  # [B] int64, vehicles that have left the road
+    phase: Tensor = None  # type: ignore[assignment]  # [B, S] int64, of every signal
+    phase_time: Tensor = None  # type: ignore[assignment]  # [B, S] s since the phase began
 
     def __post_init__(self) -> None:
         def put(name: str, value: Tensor) -> None:
@@ -121,10 +132,20 @@ _DEFAULTS: dict[str, Callable[[Tensor], Tensor]] = {  # from the positions
     "cooldown": lambda p: torch.zeros_like(p, requires_grad=False),
     "route": lambda p: torch.full_like(p, -1, dtype=torch.int64, requires_grad=False),
     "route_index": lambda p: torch.zeros_like(p, dtype=torch.int64, requires_grad=False),
+    "previous": lambda p: torch.full_like(p, -1, dtype=torch.int64, requires_grad=False),
+    "right_of_way": lambda p: torch.full_like(p, -1, dtype=torch.int64, requires_grad=False),
     "vehicle_id": _slots,
     "driver": _slots,
     "active": lambda p: torch.ones_like(p, dtype=torch.bool, requires_grad=False),
     "time": lambda p: p.new_zeros(p.shape[0]),
+    "seed": lambda p: torch.zeros(p.shape[0], dtype=torch.int64, device=p.device),
+    "arrivals": lambda p: torch.zeros(p.shape[0], 0, dtype=torch.int64, device=p.device),
+    "next_arrival": lambda p: p.new_zeros(p.shape[0], 0),
+    "inserted": lambda p: torch.zeros(p.shape[0], 0, dtype=torch.int64, device=p.device),
+    "next_id": lambda p: torch.full((p.shape[0],), p.shape[1], dtype=torch.int64, device=p.device),
+    "left": lambda p: torch.zeros(p.shape[0], dtype=torch.int64, device=p.device),
+    "phase": lambda p: torch.zeros(p.shape[0], 0, dtype=torch.int64, device=p.device),
+    "phase_time": lambda p: p.new_zeros(p.shape[0], 0),
 }
 _VEHICLE_FIELDS = (
     "position",
@@ -135,6 +156,8 @@ _VEHICLE_FIELDS = (
     "cooldown",
     "route",
     "route_index",
+    "previous",
+    "right_of_way",
     "vehicle_id",
     "driver",
     "active",
@@ -213,6 +236,23 @@ class Action:
         None  # [B, C] float, + = left: above 1/3 asks for the left lane, below -1/3 for the right; None = keep
     )
     steering: Tensor | None = None  # [B, C] rad, front wheel angle (steered vehicles); None = straight
+    signal: Tensor | None = (
+        None  # [B, S] float, of controlled signals: above 0 asks for the next phase; None = none does
+    )
+
+
+@register_record
+@dataclass(frozen=True)
+class Ahead:
+    """What lies on the road ahead of every vehicle, along its way; distances from its front bumper."""
+
+    gate: Tensor  # [B, N, G] int64 next junction lanes that take the right of way to enter, -1 = none
+    gate_distance: Tensor  # [B, N, G] m to their stop lines, +inf = none
+    end_distance: Tensor  # [B, N] m to where the lane ends without leading on; +inf = it does not
+    slow: Tensor  # [B, N] int64 lane whose speed limit is the next to matter, -1 = none
+    slow_distance: Tensor  # [B, N] m to where it begins
+    coming: Tensor  # [B, A] int64, slot of the vehicle that comes to each lane next, -1 = nobody
+    coming_distance: Tensor  # [B, A] m from its front to the lane's beginning, without gradient; +inf = nobody
 
 
 @register_record
@@ -226,3 +266,4 @@ class Neighbors:
     follower_gap: Tensor  # [B, N, 3] m, own rear bumper - follower's front bumper
     closing_speed: Tensor  # [B, N, 3] m/s, own speed - leader's
     follower_closing_speed: Tensor  # [B, N, 3] m/s, follower's speed - own
+    ahead: Ahead | None = None  # where roads meet, part or end; None where they only go on

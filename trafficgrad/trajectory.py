@@ -30,10 +30,20 @@ class Trajectory:
     cooldown: Tensor  # [T+1, B, N] s
     route: Tensor  # [T+1, B, N] int64
     route_index: Tensor  # [T+1, B, N] int64
+    previous: Tensor  # [T+1, B, N] int64
+    right_of_way: Tensor  # [T+1, B, N] int64
     vehicle_id: Tensor  # [T+1, B, N] int64
     driver: Tensor  # [T+1, B, N] int64
     active: Tensor  # [T+1, B, N] bool
     time: Tensor  # [T+1, B] s
+    seed: Tensor  # [T+1, B] int64
+    arrivals: Tensor  # [T+1, B, Q] int64
+    next_arrival: Tensor  # [T+1, B, Q] s
+    inserted: Tensor  # [T+1, B, Q] int64
+    next_id: Tensor  # [T+1, B] int64
+    left: Tensor  # [T+1, B] int64
+    phase: Tensor  # [T+1, B, S] int64
+    phase_time: Tensor  # [T+1, B, S] s
     actions: Action | None  # fields [T, B, C]
     dt: float  # s
 
@@ -73,7 +83,7 @@ class Trajectory:
         """Write a compressed ``.npz``, atomically. Gradients are not kept."""
         path = Path(path)
         arrays = {f.name: getattr(self, f.name).detach().cpu().numpy() for f in dataclasses.fields(TrafficState)}
-        for name in ("acceleration", "lane", "steering"):
+        for name in ("acceleration", "lane", "steering", "signal"):
             value = None if self.actions is None else getattr(self.actions, name)
             if value is not None:
                 arrays[f"action_{name}"] = value.detach().cpu().numpy()
@@ -103,5 +113,6 @@ class Trajectory:
             ) from error
         actions = None
         if "action_acceleration" in arrays:
-            actions = Action(arrays["action_acceleration"], arrays.get("action_lane"), arrays.get("action_steering"))
+            parts = (arrays.get(f"action_{name}") for name in ("lane", "steering", "signal"))
+            actions = Action(arrays["action_acceleration"], *parts)
         return cls(**fields, actions=actions, dt=dt)

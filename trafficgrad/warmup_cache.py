@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ LARGEST = 1_000_000_000  # bytes of all files together; the ones that were not u
 _OWN_FILE = re.compile(r"\.?[0-9a-f]{64}(\.\d+)?\.pt")  # also what an interrupted writer left
 _PACKAGE = Path(__file__).resolve().parent
 # Folders of the package whose code can change what a warm-up gives.
-_CODE = (".", "car_following", "lane_change", "network")
+_CODE = (".", "car_following", "lane_change", "network", "scenario_sections")
 
 
 class _UnknownObject(Exception):
@@ -142,15 +143,17 @@ def _feed(digest: Any, value: object) -> None:
         digest.update(f"{len(value)}:".encode())
         for item in value:
             _feed(digest, item)
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{list(value.shape)}{value.nbytes}:".encode() + value.tobytes())
     elif type(value) is RoadNetwork:
-        for item in (value.lane_length, value.speed_limit, value.lane_width, value.left, value.right):
-            _feed(digest, item)
-        for item in (value.successors, value.edge, value.number):
+        # What it is compiled from, and its routes: every table of a step follows from these.
+        for item in (value._data, value._routes, value.route_loops):
             _feed(digest, item)
     elif dataclasses.is_dataclass(value) and type(value).__module__.startswith("trafficgrad."):
         for field in dataclasses.fields(value):
-            _feed(digest, field.name)
-            _feed(digest, getattr(value, field.name))
+            if field.compare:  # others hold what was made of these
+                _feed(digest, field.name)
+                _feed(digest, getattr(value, field.name))
     else:
         raise _UnknownObject
 

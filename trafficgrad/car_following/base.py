@@ -50,7 +50,10 @@ class CarFollowing(DriverModel, ABC):
     """Longitudinal behaviour of a driver behind a leader. Parameters are per driver; floats serve everybody."""
 
     desired_speed: PerDriver  # m/s
+    time_headway: PerDriver  # s
+    max_acceleration: PerDriver  # m/s2
     comfortable_deceleration: PerDriver  # m/s2
+    min_gap: PerDriver  # m, at standstill
 
     @abstractmethod
     def acceleration(self, speed: Tensor, gap: Tensor, closing_speed: Tensor) -> Tensor:

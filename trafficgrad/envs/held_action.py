@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import scale_gradient
-from trafficgrad.scenario_models import ControlConfig
+from trafficgrad.scenario_sections.control import ControlConfig
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 

@@ -16,7 +16,7 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.failures import failures
 from trafficgrad.observations import observation_labels, observe
 from trafficgrad.rewards import reward_terms
-from trafficgrad.scenario_models import PaceReward
+from trafficgrad.scenario_sections.task import PaceReward
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 from trafficgrad.tree import register_record

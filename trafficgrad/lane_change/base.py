@@ -99,6 +99,7 @@ class LaneChange(DriverModel, ABC):
 
     min_gap: PerDriver  # m, below which a gap is not entered
     cooldown: PerDriver  # s between two changes
+    safe_deceleration: PerDriver  # m/s2 that a new follower may be asked for
 
     @abstractmethod
     def sides_at(self, time: Tensor, dt: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.lane_change import MOBIL
-from trafficgrad.network.road_network import LaneTables
+from trafficgrad.network.tables import LaneTables
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import TrafficState
 from trafficgrad.validation.runs import to_numpy

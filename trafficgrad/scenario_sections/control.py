@@ -1,0 +1,75 @@
+"""What an action means, and the hand-written controllers that policies are compared with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trafficgrad.config import StrictModel
+from trafficgrad.lane_change import LaneChoice
+from trafficgrad.scenario_sections.numbers import Interval, NonNegative, Positive
+
+_CHOICE = LaneChoice()
+
+
+class LaneChoiceConfig(StrictModel):
+    """When the lane request of a controlled vehicle is granted."""
+
+    min_gap: NonNegative = Field(
+        default=_CHOICE.min_gap, description="gap needed in front and behind in the new lane, m"
+    )
+    safe_deceleration: Positive = Field(
+        default=_CHOICE.safe_deceleration, description="braking that a new follower may be asked for, m/s2"
+    )
+    own_deceleration: Positive = Field(
+        default=_CHOICE.own_deceleration, description="braking that the change may ask of the vehicle itself, m/s2"
+    )
+    cooldown: NonNegative = Field(default=_CHOICE.cooldown, description="time after a change before the next, s")
+
+
+class ControlConfig(StrictModel):
+    """What an action of the policy means."""
+
+    acceleration: Interval = Field(default=(-3.0, 2.0), description="bounds, m/s2")
+    acceleration_scale: Positive = Field(default=2.0, description="acceleration of action 1, m/s2")
+    steering: Interval = Field(
+        default=(-0.1, 0.1), description="bounds of the front wheel angle (steered vehicles), rad"
+    )
+    steering_scale: Positive = Field(default=0.05, description="front wheel angle of action 1 (steered vehicles), rad")
+    speed_limits: Interval | None = Field(
+        default=None,
+        description="beyond the highest (lowest) speed the acceleration is at most (least) the way back to it in 1 s, "
+        "m/s; null = none",
+    )
+    command: Literal["direct", "heading_and_speed"] = Field(
+        default="direct",
+        description="direct: acceleration and steering; heading_and_speed: a desired speed and heading (steered "
+        "vehicles), which proportional control turns into acceleration and steering in every simulator step",
+    )
+    heading: Interval = Field(default=(-0.9, 0.9), description="desired heading of actions -1 and 1, rad")
+    heading_gain: Positive = Field(default=3.0, description="front wheel angle for each rad of wrong heading")
+    speed: Interval = Field(default=(0.0, 20.0), description="desired speed of actions -1 and 1, m/s")
+    speed_gain: Positive = Field(default=2.0, description="acceleration for each m/s of wrong speed, 1/s")
+    lane_choice: LaneChoiceConfig = LaneChoiceConfig()
+
+
+class RampConfig(StrictModel):
+    """A target speed that changes evenly from ``start`` to that of the task."""
+
+    start: NonNegative = Field(description="target speed when an episode begins, m/s")
+    duration: Positive = Field(description="time until it is that of the task, s")
+
+
+class ScriptedConfig(StrictModel):
+    """The hand-written controllers that policies are compared with. They change neither traffic nor training."""
+
+    ramp: RampConfig | None = Field(
+        default=None, description="target speed of vehicles that align; null = that of the task from the start on"
+    )
+    correction: Positive = Field(
+        default=4.0, description="most that aligning adds to the target speed, or takes off it, m/s"
+    )
+    keep_lane_and_align: bool = Field(
+        default=False, description="compare also with vehicles that align, but keep their lane"
+    )
