@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from trafficgrad.agents.actor_critic import Actor
+from trafficgrad.agents.losses import mean
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,18 @@ class CleanGradient:
     dropped: Tensor  # [], share of samples that were not finite and are 0 now
 
 
-def clean_gradient(gradient: Tensor, quantile: float, chosen: int) -> CleanGradient:
+def clean_gradient(gradient: Tensor, quantile: float, chosen: int, present: Tensor | None = None) -> CleanGradient:
     """Drop non-finite samples and scale the others down to the ``quantile`` of the batch's norms.
 
     One cut-in can dominate a batch, so the bound is per sample (one action of one vehicle), not on the batch.
-    ``chosen`` is the number of action components that the policy chooses, for the mean square.
+    ``chosen`` is the number of action components that the policy chooses, for the mean square. Samples that are not
+    ``present`` [T, B, C] have gradient 0 and count nowhere.
     """
     finite = gradient.isfinite().all(-1, keepdim=True)
     gradient = torch.where(finite, gradient, torch.zeros_like(gradient))
     norm = gradient.norm(dim=-1, keepdim=True)
-    ordered = norm.flatten().sort().values
+    seen = norm.flatten() if present is None else norm[present].flatten()
+    ordered = seen.sort().values if len(seen) else norm.new_zeros(1)
     last = ordered.numel() - 1
     bound = ordered[round(quantile * last)]
     clipped = gradient * (bound / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
@@ -54,7 +57,7 @@ def clean_gradient(gradient: Tensor, quantile: float, chosen: int) -> CleanGradi
         gradient=clipped,
         median=ordered[last // 2],
         largest=ordered[last],
-        mean_square=clipped.square().sum() / (chosen * norm.numel()),
+        mean_square=clipped.square().sum() / (chosen * ordered.numel()),
         dropped=1 - finite.to(norm.dtype).mean(),
     )
 
@@ -96,18 +99,19 @@ class AlphaRegression:
         self.iterations = iterations
         self.moves_std = moves_std
 
-    def _loss(self, observation: Tensor, noise: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, observation: Tensor, noise: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         std = self.actor.log_std.exp()
         reached = self.actor(observation) + (std if self.moves_std else std.detach()) * noise
-        return (reached - target).square().sum(-1).mean()
+        return mean((reached - target).square().sum(-1), present)
 
-    def fit(self, observation: Tensor, noise: Tensor, target: Tensor) -> Regression:
+    def fit(self, observation: Tensor, noise: Tensor, target: Tensor, present: Tensor | None = None) -> Regression:
         """Move the actor so that ``mean(observation) + std * noise`` approaches ``target``.
 
         Args:
             observation: Tensor, shape (S, ..., O), normalised.
             noise: Tensor, shape (S, ..., A), the eps of the actions that were taken.
             target: Tensor, shape (S, ..., A), the moved actions.
+            present: bool Tensor, shape (S, ...), samples that count; None: all.
         """
         actor = self.actor
         parameters = list(actor.parameters() if self.moves_std else actor.network.parameters())
@@ -117,7 +121,7 @@ class AlphaRegression:
         for attempt in range(1, self.ATTEMPTS + 1):
             self.optimizer.param_groups[0]["lr"] = rate
             for iteration in range(self.iterations):
-                loss = self._loss(observation, noise, target)
+                loss = self._loss(observation, noise, target, present)
                 if iteration == 0:
                     first = loss.detach()
                 gradients = torch.autograd.grad(loss, parameters)
@@ -127,7 +131,7 @@ class AlphaRegression:
                 self.optimizer.step()
                 actor.project()
             with torch.no_grad():
-                before, after = torch.stack([first, self._loss(observation, noise, target)]).tolist()
+                before, after = torch.stack([first, self._loss(observation, noise, target, present)]).tolist()
             if after < before:
                 return Regression(before, after, attempt, True)
             actor.load_state_dict(weights)

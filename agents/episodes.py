@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.control import FanOutAndAlign, KeepLane, KeepLaneAndAlign, Ramp
+from trafficgrad.control import Actuated, FanOutAndAlign, FixedTime, KeepLane, KeepLaneAndAlign, Ramp
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
+from trafficgrad.network import RoadNetwork
 from trafficgrad.scenario_config import Scenario
 from trafficgrad.simulator import Controller
 from trafficgrad.state import TrafficState
@@ -95,39 +96,62 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
         return (x * weight).sum(0) / weight.sum(0).clamp(min=1.0)
 
     measures = {"reward": mean(series["reward"], present), "return": (series["reward"] * present).sum(0)}
+    vehicles = series.get("vehicles", torch.full_like(present, float(env.scenario.total)))
     for name in ("speed_error", "mean_speed", "speed_deviation", "standing"):
         if name in series:
             measures[name] = mean(series[name], present)
             measures[f"late_{name}"] = mean(series[name], present * late)
     minutes = present.sum(0) * seconds / 60.0
     measures["length"] = present.sum(0)
-    measures["lane_changes"] = (series["lane_changes"] * present).sum(0) / minutes / env.scenario.total
+    there = mean(vehicles, present)
+    measures["lane_changes"] = (series["lane_changes"] * present).sum(0) / minutes / there.clamp(min=1e-6)
     measures["collisions"] = (series["collisions"] * present).sum(0)
+    if "waiting_outside" in series:
+        measures["vehicles"] = there
+        measures["flow"] = (series["left"] * present).sum(0) / minutes * 60.0
+        measures["travel_speed"] = mean(series["mean_speed"], vehicles * present)
+        measures["waiting_outside"] = mean(series["waiting_outside"], present)
     trajectory = Trajectory.of(states, None, env.simulator.dt) if record else None
     return Episodes(measures, series["reward"], trajectory)
 
 
 def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
-    """Hand-written controllers that make sense in the scenario; None stands for human drivers.
+    """Hand-written controllers that make sense in the scenario; None stands for human drivers. The first is the usual.
 
-    Their target speed is that of the reward or of the observation. The scenario's ``scripted`` section says how
+    Where signals are controlled and no vehicle, they are their fixed programme and an actuated one. The target speed of
+    controlled vehicles is that of the reward or of the observation. The scenario's ``scripted`` section says how
     vehicles align.
     """
     scenario, network = env.scenario, env.simulator.network
+    if not len(env.slots):
+        return {
+            "fixed time": _scripted(env, FixedTime(env.simulator)),
+            "actuated": _scripted(env, Actuated(env.simulator)),
+        }
     table: dict[str, EnvController | None] = {"human only": None}
     speed = env.target if env.target is not None else scenario.observation.target_speed
-    if speed is None:
+    if speed is None or len(env.switches.signals):
         return table
     bounds, scripted = scenario.control.acceleration, scenario.scripted
     ramp = None if scripted.ramp is None else Ramp(scripted.ramp.start, scripted.ramp.duration)
     table["keep lane"] = _scripted(env, KeepLane(env.simulator, speed, bounds))
-    if network.is_closed and scripted.keep_lane_and_align:
+    if _is_one_ring(network) and scripted.keep_lane_and_align:
         align = KeepLaneAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
         table["keep lane and align"] = _scripted(env, align)
-    if scenario.vehicles.controlled.control == "lane" and network.is_closed and network.max_lanes > 1:
+    if scenario.vehicles.controlled.control == "lane" and _is_one_ring(network) and network.max_lanes > 1:
         fan_out = FanOutAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
         table["fan out and align"] = _scripted(env, fan_out)
     return table
+
+
+def usual(env: TrafficEnv) -> EnvController | None:
+    """Who drives, or switches the signals, where no policy is asked for: the first of the :func:`baselines`."""
+    return next(iter(baselines(env).values()))
+
+
+def _is_one_ring(network: RoadNetwork) -> bool:
+    """Whether places along the road say who is beside whom."""
+    return network.is_closed and network.is_unbranched
 
 
 def _scripted(env: TrafficEnv, controller: Controller) -> EnvController:

@@ -52,6 +52,9 @@ COLUMNS = {
     "lane_changes": Column("lane ch. /veh/min", 2),
     "collisions": Column("collisions", 0),
     "return": Column("return", 1),
+    "flow": Column("left /h", 0),
+    "travel_speed": Column("travel speed m/s", 2),
+    "waiting_outside": Column("waiting outside", 1),
 }
 
 
@@ -137,11 +140,16 @@ def simulate(
     console: Console | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[TrafficEnv, Episodes]:
-    """Human-only traffic of a scenario: the controlled vehicles drive like the others and keep their lane."""
+    """Human-only traffic of a scenario: the controlled vehicles drive like the others and keep their lane.
+
+    Where only signals are controlled, they follow their fixed programme.
+    """
     scenario = load_scenario(file, overrides)
     env = held_out_env(scenario, device=device)
-    results = compare(env, {"human only": None}, seeds, f"{scenario.name}: human drivers only", console, record=True)
-    return env, results["human only"]
+    name, controller = next(iter(baselines(env).items()))
+    title = f"{scenario.name}: human drivers only" + ("" if controller is None else f", {name} signals")
+    results = compare(env, {name: controller}, seeds, title, console, record=True)
+    return env, results[name]
 
 
 def compare(

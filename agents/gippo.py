@@ -126,15 +126,20 @@ class GIPPO(Agent):
         direction, metrics = self.direction(rollout)
         target = rollout.action + self.alpha * direction
         observation, noise, target = (x.flatten(0, 1) for x in (rollout.observation, rollout.eps, target))
+        present = None if rollout.present is None else rollout.present.flatten(0, 1)
         samples = len(target)
         if config.alpha_samples is not None and config.alpha_samples < samples:
             rows = torch.randperm(samples, generator=self.generator, device=target.device)[: config.alpha_samples]
             observation, noise, target = observation[rows], noise[rows], target[rows]
-        fit = self.regression.fit(observation, noise, target)
+            present = None if present is None else present[rows]
+        fit = self.regression.fit(observation, noise, target, present)
 
         with torch.no_grad():
             mean = actor(rollout.observation)
             log_prob = gaussian_log_prob(rollout.action, mean, actor.log_std, actor.free_or_none)
+            if rollout.present is not None:
+                log_prob = log_prob.masked_fill(~rollout.present, 0.0)
+            counted = rollout.present if config.ratio == "vehicle" else None
             exponent = log_ratio(self.ppo.ratio_shape(log_prob), self.ppo.ratio_shape(rollout.log_prob))
             centred = rollout.advantage - rollout.advantage.mean()
             advantage = self.ppo.spread(centred / (rollout.advantage.std() + 1e-8))
@@ -146,7 +151,7 @@ class GIPPO(Agent):
                 [
                     gain.mean(),
                     gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
-                    out_of_range_ratio(exponent, config.clip),
+                    out_of_range_ratio(exponent, config.clip, counted),
                     steady.to(shift.dtype),
                     sigma_ratio,
                     shift,
@@ -185,7 +190,7 @@ class GIPPO(Agent):
         assert rollout.action_gradient is not None, "GI-PPO needs a rollout with gradient"
         actor = self.networks.actor
         chosen = actor.spec.action_size - len(actor.spec.frozen)
-        clean = clean_gradient(rollout.action_gradient, self.config.gradient_clip_quantile, chosen)
+        clean = clean_gradient(rollout.action_gradient, self.config.gradient_clip_quantile, chosen, rollout.present)
         median, largest, square, dropped = torch.stack(
             [clean.median, clean.largest, clean.mean_square, clean.dropped]
         ).tolist()

@@ -36,6 +36,14 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor, free: Tenso
     return -0.5 * square.sum(-1) - constant.sum()
 
 
+def mean(x: Tensor, present: Tensor | None) -> Tensor:
+    """Mean over all samples, or over those where the bool ``present`` of the same shape holds (0 if there are none)."""
+    if present is None:
+        return x.mean()
+    weight = present.to(x.dtype)
+    return (x * weight).sum() / weight.sum().clamp(min=1.0)
+
+
 def joint(log_prob: Tensor, vehicles: bool) -> Tensor:
     """Log-likelihood of a world's actions: the sum over its vehicles, where there is a vehicle dimension."""
     return log_prob.sum(-1) if vehicles else log_prob
@@ -51,13 +59,13 @@ def log_ratio(new: Tensor, old: Tensor) -> Tensor:
     return (new - old).clamp(-MAX_EXPONENT, MAX_EXPONENT)
 
 
-def clipped_surrogate_loss(exponent: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate_loss(exponent: Tensor, advantage: Tensor, clip: float, present: Tensor | None = None) -> Tensor:
     """PPO's loss (Schulman et al. 2017): ``-mean min(A rho, A clip(rho, 1 - clip, 1 + clip))``, rho = exp(exponent).
 
-    ``advantage`` broadcasts against ``exponent``.
+    ``advantage`` broadcasts against ``exponent``; only samples that are ``present`` count.
     """
     ratio = exponent.exp()
-    return -torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - clip, 1 + clip)).mean()
+    return -mean(torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - clip, 1 + clip)), present)
 
 
 def value_loss(value: Tensor, target: Tensor) -> Tensor:
@@ -65,11 +73,11 @@ def value_loss(value: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(value, target)
 
 
-def approximate_kl(exponent: Tensor) -> Tensor:
+def approximate_kl(exponent: Tensor, present: Tensor | None = None) -> Tensor:
     """Low-variance, non-negative estimate ``mean(rho - 1 - log rho)`` of KL(old || new) (Schulman 2020)."""
-    return (exponent.exp() - 1 - exponent).mean()
+    return mean(exponent.exp() - 1 - exponent, present)
 
 
-def out_of_range_ratio(exponent: Tensor, clip: float) -> Tensor:
+def out_of_range_ratio(exponent: Tensor, clip: float, present: Tensor | None = None) -> Tensor:
     """Share of samples whose importance ratio lies outside ``[1 - clip, 1 + clip]``."""
-    return ((exponent < math.log1p(-clip)) | (exponent > math.log1p(clip))).to(exponent.dtype).mean()
+    return mean(((exponent < math.log1p(-clip)) | (exponent > math.log1p(clip))).to(exponent.dtype), present)

@@ -35,6 +35,8 @@ class ObservationNormalizer(nn.Module):
     def update(self, observation: Tensor) -> None:
         """Merge the samples [..., O] into the statistics (parallel variance formula of Chan et al. 1979)."""
         samples = observation.reshape(-1, observation.shape[-1])
+        if not len(samples):
+            return
         variance, mean = torch.var_mean(samples, dim=0, correction=0)
         total = self.count + samples.shape[0]
         share = samples.shape[0] / total

@@ -103,10 +103,13 @@ class PPOUpdate:
         advantage = self.spread(normalized).flatten(0, 1)
         observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
         old, target = self.ratio_shape(density).flatten(0, 1), rollout.return_.flatten(0, 1)
+        present = None if rollout.present is None else rollout.present.flatten(0, 1)
+        counted = present if config.ratio == "vehicle" else None  # of the ratios; absent vehicles leave the joint one
         samples = target.shape[0]
         batches = max(1, round(samples / config.minibatch))
         losses, errors, norms = [], [], []
         exponents: list[Tensor] = []
+        shown: Tensor | None = None
         kl = torch.zeros((), device=target.device, dtype=target.dtype)
         epochs = 0
         for _ in range(config.epochs):
@@ -114,8 +117,12 @@ class PPOUpdate:
             exponents = []
             for rows in order.tensor_split(batches):
                 batch = observation[rows]
-                exponent = log_ratio(self.ratio_shape(actor.log_prob(batch, action[rows])), old[rows])
-                actor_loss = clipped_surrogate_loss(exponent, advantage[rows], config.clip)
+                log_prob = actor.log_prob(batch, action[rows])
+                if present is not None:
+                    log_prob = log_prob.masked_fill(~present[rows], 0.0)
+                exponent = log_ratio(self.ratio_shape(log_prob), old[rows])
+                weights = None if counted is None else counted[rows]
+                actor_loss = clipped_surrogate_loss(exponent, advantage[rows], config.clip, weights)
                 critic_loss = value_loss(critic(networks.flatten(batch)), target[rows])
                 gradients = torch.autograd.grad(actor_loss + critic_loss, actor_parameters + critic_parameters)
                 for parameter, gradient in zip(actor_parameters + critic_parameters, gradients, strict=True):
@@ -129,7 +136,8 @@ class PPOUpdate:
                 errors.append(critic_loss.detach())
                 exponents.append(exponent.detach())
             epochs += 1
-            kl = approximate_kl(torch.cat(exponents))
+            shown = None if counted is None else counted[order]
+            kl = approximate_kl(torch.cat(exponents), shown)
             if config.target_kl is not None and float(kl) > config.target_kl:
                 break
         explained = 1 - (rollout.return_ - rollout.value).var() / (rollout.return_.var() + 1e-8)
@@ -138,7 +146,7 @@ class PPOUpdate:
                 torch.stack(losses).mean(),
                 torch.stack(errors).mean(),
                 kl,
-                out_of_range_ratio(torch.cat(exponents), config.clip),
+                out_of_range_ratio(torch.cat(exponents), config.clip, shown),
                 torch.stack(norms).mean(),
                 explained,
             ]

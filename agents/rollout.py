@@ -67,6 +67,13 @@ class Rollout:
     episodes: Tensor  # [], complete episodes that ended in the window
     episode_return: Tensor  # [], sum of their returns
     episode_length: Tensor  # [], sum of their lengths, decisions
+    present: Tensor | None = (
+        None  # [T, B, C] bool, there was an agent to act; its log_prob is 0 otherwise. None: always
+    )
+
+    def of_present(self, x: Tensor) -> Tensor:
+        """Samples [T, B, C, ...] as [S, ...], those that are present; without absent ones ``x`` as it is."""
+        return x if self.present is None else x[self.present]
 
 
 class NonFiniteError(TrafficGradError):
@@ -123,6 +130,7 @@ def collect(
     log_std = actor.log_std.detach()
     std = log_std.exp()
     raw, seen, finals, actions, noises, means, rewards, ends, limits, terms = ([] for _ in range(10))
+    there: list[Tensor] = []
     episode_return, episode_length = carry.episode_return, carry.episode_length
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.set_grad_enabled(gradient):
@@ -136,6 +144,9 @@ def collect(
             noise = env.sample_noise(worlds, generator)
             elapsed = env_state.elapsed
             raw.append(env_state.observation.detach())
+            now = env.present(env_state)
+            if now is not None:
+                there.append(now)
             env_state, transition = env.step(env_state, actor.squash(action), noise)
             if gradient:
                 env_state = tree_map(lambda x: scale_gradient(x, factor) if x.requires_grad else x, env_state)
@@ -175,6 +186,8 @@ def collect(
         reward - settings.reward_offset, value, next_value, terminated | truncated, settings.gamma, settings.gae_lambda
     )
     action, mean = torch.stack(actions).detach(), torch.stack(means)
+    present = torch.stack(there) if there else None
+    log_prob = gaussian_log_prob(action, mean, log_std, actor.free_or_none)
     complete, returns, lengths = (torch.stack(x) for x in zip(*finished, strict=True))
     rollout = Rollout(
         raw_observation=torch.stack(raw),
@@ -183,7 +196,7 @@ def collect(
         eps=torch.stack(noises),
         mean=mean,
         log_std=log_std.clone(),
-        log_prob=gaussian_log_prob(action, mean, log_std, actor.free_or_none),
+        log_prob=log_prob if present is None else log_prob.masked_fill(~present, 0.0),
         value=value,
         next_value=next_value,
         reward=reward,
@@ -196,6 +209,7 @@ def collect(
         episodes=complete.sum(),
         episode_return=returns.masked_fill(~complete, 0.0).sum(),
         episode_length=(lengths * complete).sum(),
+        present=present,
     )
     return Carry(detach(env_state), episode_return, episode_length), rollout
 

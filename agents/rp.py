@@ -80,7 +80,7 @@ class RP(Agent):
         self.actor_optimizer.param_groups[0]["lr"] = config.learning_rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = config.critic_learning_rate * remaining
         chosen = actor.spec.action_size - len(actor.spec.frozen)
-        clean = clean_gradient(rollout.action_gradient, config.gradient_clip_quantile, chosen)
+        clean = clean_gradient(rollout.action_gradient, config.gradient_clip_quantile, chosen, rollout.present)
         action = actor(rollout.observation) + actor.log_std.exp() * rollout.eps
         samples = rollout.reward.numel()
         loss = -(clean.gradient * action).sum() / samples

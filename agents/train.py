@@ -154,7 +154,7 @@ class _Session:
         check_finite(rollout, carry, not self.agent.drop_nonfinite_gradient, context)
         simulated = time.monotonic()
         metrics = self.agent.update(rollout, self.iteration / config.iterations)
-        self.networks.update_normalizer(rollout.raw_observation)
+        self.networks.update_normalizer(rollout.of_present(rollout.raw_observation))
         if not all(torch.stack([x.isfinite().all() for x in self.networks.state_dict().values()]).tolist()):
             raise TrafficGradError(f"{context}the update left a weight that is not finite: lower the learning rates")
         names = ["reward", "episodes", "return_sum", "length_sum", *rollout.terms]

@@ -23,6 +23,7 @@ EXAMPLES: dict[str, list[str]] = {
     "mpc.py": [],
     "learning_study.py": ["--help"],
     "lane_gate_study.py": ["--table"],
+    "signal_timing.py": ["--help"],
 }
 MAIN = (
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "

@@ -45,6 +45,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.dynamics": "models",
     "trafficgrad.lane_stages": "simulator",
     "trafficgrad.right_of_way": "simulator",
+    "trafficgrad.signal_gradients": "simulator",
     "trafficgrad.trajectory": "record",
     "trafficgrad.metrics": "record",
     "trafficgrad.simulator": "simulator",

@@ -251,6 +251,7 @@ def insert(state: TrafficState, heads: Heads, entry: Entry, entrance: Entrance) 
         lateral=put(state.lateral, zero),
         heading=put(state.heading, zero),
         cooldown=put(state.cooldown, zero),
+        passed=put(state.passed, zero),
         route=put(state.route, heads.route),
         route_index=put(state.route_index, torch.zeros_like(order)),
         previous=put(state.previous, none),

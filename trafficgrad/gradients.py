@@ -81,6 +81,33 @@ class LaneGradient:
         return math.exp(-dt / self.memory)
 
 
+@dataclass(frozen=True)
+class SignalGradient:
+    """How gradients pass a signal that changes.
+
+    Modes: ``straight_through``, the change comes at a whole step forward, at its exact time backward; ``blocked``, no
+    gradient; ``sigmoid``, the step in which it comes is shared out forward and backward, so values differ a little.
+
+    Two things depend on the time T of a change. Those who begin to brake or to go do so as much later as T is: that
+    derivative is exact. And somebody who had to stop may get through, or the other way round: true derivative 0 almost
+    everywhere, although the mean over traffic is not flat. Used: who stops for a red, and would have come ``u`` s too
+    late to drive on, would have passed with a density exp(-u / headway) / headway in T, and as much in its own arrival.
+    While it waits it would have driven at its free speed; when it goes, everybody would be one place further ahead.
+    """
+
+    mode: GradientMode = "straight_through"
+    headway: float = 2.0  # s, about the time between two vehicles of a queue
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise TrafficGradError(
+                f"SignalGradient.mode: unknown {self.mode!r}{nearest_name(str(self.mode), MODES)}; "
+                f"valid are {', '.join(MODES)}"
+            )
+        if not self.headway > 0:
+            raise TrafficGradError(f"SignalGradient.headway must be > 0 s, got {self.headway}")
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor | float) -> Tensor:
@@ -104,6 +131,25 @@ def scale_gradient(x: Tensor, factor: Tensor | float) -> Tensor:
 def straight_through(x: Tensor) -> Tensor:
     """``x - sg(x)``: exactly 0 forward, derivative 1. True derivative of the 0 it stands for: 0."""
     return x - x.detach()
+
+
+def pass_density(
+    distance: Tensor, speed: Tensor, free: Tensor, stopping: Tensor, stop_deceleration: float, headway: float
+) -> Tensor:
+    """Density (1/s) in the time of a change to red of getting through, for vehicles that stop for it.
+
+    True derivative of whether one passes: 0 almost everywhere. Used: exp(-u / headway) / headway, where u is by how
+    much a vehicle comes too late to be unable to stop. Summed over a stream of vehicles its mean is their flow, as it
+    must be. Where it could not stop is known exactly of a model whose interaction falls with the square of the gap.
+
+    Parameters:
+        distance: m to the stop line when the signal changes. speed: m/s then. free, stopping: accelerations on an empty
+            road and towards the line, m/s2. stop_deceleration: m/s2, who would have to brake harder drives on.
+        headway: s.
+    """
+    share = (free - stopping).clamp(min=0.0) / (free + stop_deceleration).clamp(min=0.1)
+    missed_by = distance * (1.0 - share.sqrt()) / speed.clamp(min=1.0)
+    return torch.exp(-missed_by.clamp(min=0.0) / headway) / headway
 
 
 def membership_slopes(

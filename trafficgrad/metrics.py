@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from trafficgrad import tree
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network.road_network import RoadNetwork
 from trafficgrad.state import Neighbors, TrafficState
@@ -60,10 +61,23 @@ def flow(record: Record, network: RoadNetwork) -> Tensor:
     return density(record, network) * mean_speed(record)
 
 
+def changed_lanes(before: Record, after: Record, network: RoadNetwork) -> Tensor:
+    """Which vehicles changed lane from one record to the next, bool like the records' fields.
+
+    It is the same vehicle on the same edge with another lane number: going on to another edge is no change, nor is a
+    slot that another vehicle took. On roads that only go on (``network.is_unbranched``) an edge's end may lie between.
+    """
+    t = network.tables(torch.float64, after.lane.device)
+    old, new = before.lane.clamp(min=0), after.lane.clamp(min=0)
+    changed = (t.number[new] != t.number[old]) & (after.vehicle_id == before.vehicle_id)
+    return changed if network.is_unbranched else changed & (t.edge[new] == t.edge[old])
+
+
 def lane_changes(trajectory: Trajectory, network: RoadNetwork, vehicles: Tensor | None = None) -> Tensor:
-    """Number of lane changes over the trajectory, [B]; going on to the next edge is none."""
-    index = network.tables(torch.float64, trajectory.lane.device).number[trajectory.lane.clamp(min=0)]
-    changed = (index[1:] != index[:-1]) & trajectory.active[1:]
+    """Number of lane changes over the trajectory, [B]; see :func:`changed_lanes`."""
+    states = trajectory.states
+    earlier, later = tree.index(states, slice(0, -1)), tree.index(states, slice(1, None))
+    changed = changed_lanes(earlier, later, network) & later.active
     changed = changed if vehicles is None else changed & vehicles
     return changed.sum((0, 2))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trafficgrad import render
-from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes
+from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes, usual
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
@@ -62,7 +62,7 @@ def perform(
     run = load_run(target, device, overrides) if is_run(target) else None
     scenario = load_scenario(target, overrides) if run is None else run.scenario
     env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
-    controller = None if run is None else policy_controller(run.policy)
+    controller = usual(env) if run is None else policy_controller(run.policy)
     episode = run_episodes(env, controller, held_out_traffic(env, [seed]), record=True)
     return show_of(env, episode, run)
 

@@ -191,6 +191,9 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     counts = torch.stack([yes, first_rank, *[yes] * gates.shape[2]])
     next_ahead, ahead_gap, next_behind, behind_gap = _around_in_merge(members, to_go, has_it, counts, size, lanes)
     safe = _gap_is_safe(rules, model, speed, ahead_gap[1], next_ahead[1], behind_gap[1], next_behind[1])
+    # Who has precedence and only comes must not hide somebody behind who has the right of way already.
+    _, _, holder, holder_gap = _around_in_merge(members, to_go, has_it, has_it, size, lanes)
+    safe = safe & _gap_is_safe(rules, model, speed, ahead_gap[1], next_ahead[1], holder_gap[1], holder[1])
     granted = granted & (safe | ~joins)
 
     follows = next_ahead.clone()
@@ -257,14 +260,12 @@ def _parting(state: TrafficState, view: View, lanes: int, inside: Tensor) -> tup
 
 
 def passage_acceleration(passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead) -> Tensor:
-    """What junctions allow, m/s2, [B, N]; +inf where they ask for nothing. Differentiable in positions and speeds."""
+    """What others at junctions allow, m/s2, [B, N]; +inf where they ask for nothing.
+
+    Differentiable in positions and speeds. What the gate asks for comes on top (:func:`stop_at_gate`).
+    """
     speed = state.speed
-    gate_distance = ahead.gate_distance.gather(2, passage.gate[..., None])[..., 0]
-    none = torch.full_like(speed, math.inf)
-    stop = model.acceleration(
-        speed, torch.where(passage.closed, gate_distance, math.inf), torch.where(passage.closed, speed, 0.0)
-    )
-    allowed = torch.where(passage.closed, stop, none)
+    allowed = torch.full_like(speed, math.inf)
     for k in range(passage.leader.shape[-1]):
         who = passage.leader[..., k]
         there = who.clamp(min=0)
@@ -277,6 +278,15 @@ def passage_acceleration(passage: Passage, model: CarFollowing, state: TrafficSt
         )
         allowed = torch.where(follows & (behind < allowed), behind, allowed)
     return allowed
+
+
+def stop_at_gate(passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead) -> Tensor:
+    """Acceleration that stops a vehicle at the next gate that it may not enter yet, m/s2; +inf without one. [B, N]."""
+    gate = ahead.gate.gather(2, passage.gate[..., None])[..., 0]
+    distance = ahead.gate_distance.gather(2, passage.gate[..., None])[..., 0]
+    there = gate >= 0
+    stop = model.acceleration(state.speed, torch.where(there, distance, math.inf), torch.where(there, state.speed, 0.0))
+    return torch.where(there, stop, math.inf)
 
 
 def _detached(x: PerDriver) -> PerDriver:

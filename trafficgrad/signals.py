@@ -19,6 +19,7 @@ RED, YELLOW, YIELDING, GREEN = range(4)
 FIXED, ACTUATED, CONTROLLED = range(3)
 EXTENSION = 3.0  # s of travel to the stop line: an actuated green goes on for vehicles nearer than this
 _AT_LINE = 5.0  # m
+_CRUMB = 1e-3  # s, more than float32 loses in hours
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,23 @@ class Signals:
         ends = durations.cumsum(1)
         cycle = ends[:, -1]
         # Rounding must not put a moment that is a whole number of steps before the switch that it is.
-        moment = torch.remainder(time[:, None] - offset + 1e-4, cycle)
+        moment = torch.remainder(time[:, None] - offset + _CRUMB, cycle)
         phase = (moment[..., None] >= ends).sum(-1)
         begin = torch.where(
             phase > 0, ends.expand(len(time), -1, -1).gather(2, (phase - 1).clamp(min=0)[..., None])[..., 0], 0.0
         )
-        return phase, (moment - begin - 1e-4).clamp(min=0.0)
+        return phase, (moment - begin - _CRUMB).clamp(min=0.0)
+
+    def begun(self, state: TrafficState) -> Tensor:
+        """When the present phases began, [B, S] s; for fixed programmes with the graph of offsets and durations."""
+        ends = self.durations.cumsum(1)
+        whole = torch.cat([torch.zeros_like(ends[:, :1]), ends], 1)
+        s = torch.arange(len(self.offset), device=ends.device).expand(state.phase.shape)
+        cycle = ends[:, -1]
+        began = state.time[:, None] - state.phase_time
+        number = torch.round((began - self.offset - whole[s, state.phase]).detach() / cycle.detach())
+        time = self.offset + number * cycle + whole[s, state.phase]
+        return torch.where(self.kind == FIXED, time, began.detach())
 
     def shown(self, phase: Tensor, signal: Tensor, index: Tensor) -> Tensor:
         """Letter that vehicles see: ``signal`` and ``index`` int64 of one shape [B, ...], -1 = no signal (YIELDING)."""

@@ -22,7 +22,7 @@ from trafficgrad.demand import Demand
 from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_bicycle
 from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradients import LaneGradient, SignalGradient
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
@@ -30,8 +30,9 @@ from trafficgrad.neighbors import find_neighbors, measure
 from trafficgrad.network.road_network import RoadNetwork
 from trafficgrad.network.tables import LaneTables
 from trafficgrad.paths import lane_after, plan_row, row_after
-from trafficgrad.right_of_way import Passage, RightOfWay, decide_passage, passage_acceleration
+from trafficgrad.right_of_way import Passage, RightOfWay, decide_passage, passage_acceleration, stop_at_gate
 from trafficgrad.route_following import end_of_lane, make_room, may_change, route_need
+from trafficgrad.signal_gradients import Changes, carry_passing, changes, hide_passing, shared_step
 from trafficgrad.signals import Signals
 from trafficgrad.state import Action, Ahead, Fleet, Neighbors, PerDriver, TrafficState
 from trafficgrad.trajectory import Trajectory
@@ -62,6 +63,7 @@ class Simulator:
     backend: Backend = "auto"
     right_of_way: RightOfWay = field(default_factory=RightOfWay)
     signals: Signals | None = None
+    signal_gradient: SignalGradient = field(default_factory=SignalGradient)
     demand: Demand | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +112,7 @@ class Simulator:
         if action is not None:
             self._check_action(action, (state.worlds, len(self.fleet.slots)))
             action = tree.move(action, dtype=state.position.dtype)
+        state = hide_passing(self, state)
         view = self._look(state, neighbors)
         following = view.model.acceleration(
             state.speed, view.neighbors.gap[..., OWN], view.neighbors.closing_speed[..., OWN]
@@ -117,13 +120,15 @@ class Simulator:
         decision = decide_lanes(self, state, view, following, action)
         passage = None if view.neighbors.ahead is None else decide_passage(self, state, view)
         following = following if decision.relaxed is None else decision.relaxed
-        following = self._restrain(state, view, following, passage)
+        following, change = self._restrain(state, view, following, passage)
         acceleration = self._accelerate(state, following, action, noise)
         carried = membership_terms(self, state, view, decision, action)
         moved, displacement = self._move(state, view, acceleration, carried, action)
         if passage is not None:
             moved = dataclasses.replace(moved, right_of_way=passage.right_of_way)
         changed = change_lanes(self, state, moved, displacement, view, decision)
+        if change is not None and passage is not None:
+            changed = carry_passing(self, state, changed, view, passage, change)
         return self._outside(changed, state, view, action)
 
     def simulate(
@@ -236,18 +241,28 @@ class Simulator:
         known = slower & torch.isfinite(square)
         return limit_speed(model, torch.where(known, torch.where(known, square, 1.0).sqrt(), math.inf))
 
-    def _restrain(self, state: TrafficState, view: View, following: Tensor, passage: Passage | None) -> Tensor:
+    def _restrain(
+        self, state: TrafficState, view: View, following: Tensor, passage: Passage | None
+    ) -> tuple[Tensor, Changes | None]:
         """What drivers do behind their leaders, as far as junctions, lane ends and others' lane changes allow it."""
         ahead = view.neighbors.ahead
         if passage is None or ahead is None:
-            return following
-        bounds = [passage_acceleration(passage, view.model, state, ahead)]
-        bounds.append(end_of_lane(state, view.model, ahead, view.tables))
+            return following, None
+        bounds = [
+            passage_acceleration(passage, view.model, state, ahead),
+            end_of_lane(state, view.model, ahead, view.tables),
+        ]
         if view.need is not None:
             bounds.append(make_room(state, view.model, view.neighbors, view.exists, view.need))
         for bound in bounds:
             following = torch.where(bound < following, bound, following)
-        return following
+        gate = stop_at_gate(passage, view.model, state, ahead)
+        restrained = torch.where(passage.closed & (gate < following), gate, following)
+        if self.signals is None or self.signal_gradient.mode == "blocked":
+            return restrained, None
+        change = changes(self.signals, state, view, passage, self.dt)
+        shared = shared_step(change, following, gate, self.dt, self.signal_gradient.mode)
+        return torch.where(change.turns_green | change.turns_red, shared, restrained), change
 
     def _outside(self, state: TrafficState, before: TrafficState, view: View, action: Action | None) -> TrafficState:
         """What is not traffic itself: vehicles that come, and signals that change."""
@@ -321,9 +336,15 @@ class Simulator:
             heading=heading,
             # Rounding may leave a crumb of a whole number of steps.
             cooldown=torch.where(waited > 1e-3 * self.dt, waited, 0.0),
-            time=state.time + self.dt,
+            time=self._next_time(state.time),
         )
         return moved, displacement
+
+    def _next_time(self, time: Tensor) -> Tensor:
+        """One step later. Whole numbers of steps stay so: in float32 a sum of 36,000 tenths is off by a second."""
+        steps = time / self.dt
+        whole = torch.round(steps)
+        return torch.where((steps - whole).abs() < 0.01, (whole + 1.0) * self.dt, time + self.dt)
 
     def _cross_edge_ends(self, position: Tensor, state: TrafficState, t: LaneTables) -> TrafficState:
         """Go on to the lanes that follow; who has none left leaves the road, unless others of its edge lead on."""

@@ -45,6 +45,7 @@ class TrafficState:
     vehicle_id: Tensor = None  # type: ignore[assignment]  # [B, N] int64, identity of the vehicle in the slot
     driver: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of every per-driver parameter
     active: Tensor = None  # type: ignore[assignment]  # [B, N] bool, the slot holds a vehicle
+    passed: Tensor = None  # type: ignore[assignment]  # [B, N] -, 0: carries only the gradient of passing a red signal
     time: Tensor = None  # type: ignore[assignment]  # [B] s
     seed: Tensor = None  # type: ignore[assignment]  # [B] int64, of everything random that traffic draws itself
     arrivals: Tensor = None  # type: ignore[assignment]  # [B, Q] int64, vehicles that have come to each inflow
@@ -137,6 +138,7 @@ _DEFAULTS: dict[str, Callable[[Tensor], Tensor]] = {  # from the positions
     "vehicle_id": _slots,
     "driver": _slots,
     "active": lambda p: torch.ones_like(p, dtype=torch.bool, requires_grad=False),
+    "passed": lambda p: torch.zeros_like(p, requires_grad=False),
     "time": lambda p: p.new_zeros(p.shape[0]),
     "seed": lambda p: torch.zeros(p.shape[0], dtype=torch.int64, device=p.device),
     "arrivals": lambda p: torch.zeros(p.shape[0], 0, dtype=torch.int64, device=p.device),
@@ -161,6 +163,7 @@ _VEHICLE_FIELDS = (
     "vehicle_id",
     "driver",
     "active",
+    "passed",
 )
 
 

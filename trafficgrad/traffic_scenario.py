@@ -33,8 +33,14 @@ from trafficgrad.scenario_sections.driving import (
     RightOfWayConfig,
     SimulationConfig,
 )
+from trafficgrad.scenario_sections.policy import check_policy, usual_observation
 from trafficgrad.scenario_sections.roads import NetworkConfig, Routes, SignalsConfig, SumoNetwork
-from trafficgrad.scenario_sections.task import FailureConfig, LocalObservation, ObservationConfig, RewardTerm
+from trafficgrad.scenario_sections.task import (
+    FailureConfig,
+    LocalObservation,
+    ObservationConfig,
+    RewardTerm,
+)
 from trafficgrad.scenario_sections.vehicles import (
     EmptyInitial,
     InitialConfig,
@@ -85,7 +91,11 @@ class TrafficScenario(StrictModel):
     )
     control: ControlConfig = ControlConfig()
     lane_gradient: LaneGradientConfig = LaneGradientConfig()
-    observation: ObservationConfig = LocalObservation()
+    observation: ObservationConfig = Field(
+        default=LocalObservation(),
+        description="see below; default: local on a ring or a straight road, else route, or junctions where only "
+        "signals are controlled",
+    )
     reward: tuple[RewardTerm, ...] = Field(default=(), strict=False, description="weighted terms that are added")
     failure: FailureConfig = FailureConfig()
     scripted: ScriptedConfig = ScriptedConfig()
@@ -111,6 +121,9 @@ class TrafficScenario(StrictModel):
         plain = network.get("kind") in ("ring", "straight")
         if "lane_change" not in data and not plain:
             data = {**data, "lane_change": {}}
+        observation = data.get("observation", {})
+        if isinstance(observation, dict) and "kind" not in observation and not plain:
+            data = {**data, "observation": {"kind": usual_observation(data), **observation}}
         initial = data.get("initial", {})
         if isinstance(initial, dict) and "kind" not in initial:
             comes = data.get("demand") or data.get("origin_destination") or network.get("routes")
@@ -142,6 +155,7 @@ class TrafficScenario(StrictModel):
             raise error_at("reward", f"expected every kind of term once, got {', '.join(kinds)}")
         _ = self.controlled_slots  # raises where the placement does not fit
         check_spread(self, self.traffic)  # planning the traffic refuses what is wrong with roads and demand
+        check_policy(self)
         return self
 
     @property

@@ -35,6 +35,7 @@ class Trajectory:
     vehicle_id: Tensor  # [T+1, B, N] int64
     driver: Tensor  # [T+1, B, N] int64
     active: Tensor  # [T+1, B, N] bool
+    passed: Tensor  # [T+1, B, N] -
     time: Tensor  # [T+1, B] s
     seed: Tensor  # [T+1, B] int64
     arrivals: Tensor  # [T+1, B, Q] int64

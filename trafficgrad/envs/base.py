@@ -21,7 +21,9 @@ class EnvState(Protocol):
 
     @property
     def observation(self) -> Tensor:
-        """[B, O], or [B, C, O] for a policy shared by ``C`` controlled vehicles; of the state after autoreset."""
+        """[B, O], or [B, C, O] for a policy shared by ``C`` controlled vehicles or signals; of the state after
+        autoreset.
+        """
 
     @property
     def elapsed(self) -> Tensor:
@@ -57,7 +59,7 @@ class DifferentiableEnv(ABC):
     differentiable: ClassVar[bool] = True
     observation_labels: tuple[str, ...]  # O names, with units
     action_labels: tuple[str, ...]  # A names; a policy's action is [B, A] or [B, C, A], 1 = the action's scale
-    agents: int | None  # C, when one policy is shared by C controlled vehicles; None: observation [B, O], action [B, A]
+    agents: int | None  # C vehicles or signals that share one policy; None: observation [B, O], action [B, A]
     horizon: int  # environment steps of an episode
     task_measures: tuple[str, ...]  # names in ``Transition.terms`` worth a column in the training table
 
@@ -78,6 +80,10 @@ class DifferentiableEnv(ABC):
 
         ``generator`` may live on any device.
         """
+
+    def present(self, env_state: Any) -> Tensor | None:
+        """[B, C] bool: which agents are there to act; the actions of others do nothing. None: all of them, always."""
+        return None
 
     def stagger(self, env_state: Any, generator: torch.Generator | None = None) -> Any:
         """Spread the worlds over the phases of an episode, so that they do not all end in the same step of a training.

@@ -1,8 +1,8 @@
 """Traffic scenarios through gymnasium, without gradients: one world (``Env``) or a batch (``VectorEnv``).
 
-Observations and actions are flat numpy vectors: the rows of the controlled vehicles joined. Actions are normalised:
--1 and 1 are the scenario's bounds of acceleration (and steering); a lane request above 1/3 means left, below -1/3
-right.
+Observations and actions are flat numpy vectors: the rows of the controlled vehicles (or signals) joined. Actions are
+normalised: -1 and 1 are the scenario's bounds of acceleration (and steering); a lane request above 1/3 means left,
+below -1/3 right. Where signals are switched, theirs follow: above 0 asks for the next phase.
 """
 
 from __future__ import annotations
@@ -33,12 +33,9 @@ class _World:
     def __init__(self, scenario: str, overrides: tuple[str, ...], worlds: int, pool_size: int) -> None:
         loaded = load_scenario(scenario, (*overrides, f"pool_size={pool_size}"))
         self.env, self.worlds = TrafficEnv(loaded), worlds
-        vehicles = len(self.env.slots)
-        per_vehicle = vehicles if self.env.agents is not None else 1
-        self.observation_space = spaces.Box(
-            -np.inf, np.inf, (per_vehicle * len(self.env.observation_labels),), np.float32
-        )
-        self.action_space = spaces.Box(-1.0, 1.0, (per_vehicle * len(self.env.action_labels),), np.float32)
+        rows = self.env.agents or 1
+        self.observation_space = spaces.Box(-np.inf, np.inf, (rows * len(self.env.observation_labels),), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (rows * len(self.env.action_labels),), np.float32)
         self.generator = torch.Generator()
         self.state: TrafficEnvState | None = None
 
@@ -54,8 +51,20 @@ class _World:
     def step(self, action: Array) -> Transition:
         if self.state is None:
             raise TrafficGradError("call reset() before step()")
-        rows = torch.as_tensor(np.asarray(action), dtype=self.env.dtype).reshape(self.worlds, len(self.env.slots), -1)
-        columns = list((rows.clamp(-1.0, 1.0) + 1.0).unbind(-1))
+        flat = torch.as_tensor(np.asarray(action), dtype=self.env.dtype).reshape(self.worlds, -1).clamp(-1.0, 1.0)
+        driving = flat.shape[1] - len(self.env.switches.signals)
+        parts = [flat[:, driving:]]
+        if driving:
+            parts.insert(0, self._scaled(flat[:, :driving].unflatten(1, (len(self.env.slots), -1))).flatten(1))
+        joined = torch.cat(parts, 1)
+        rows = joined if self.env.agents is None else joined.unflatten(1, (self.env.agents, -1))
+        with torch.no_grad():
+            self.state, transition = self.env.step(self.state, rows, self.env.sample_noise(self.worlds, self.generator))
+        return transition
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Normalised rows [B, C, A] of vehicles as the environment takes them."""
+        columns = list((rows + 1.0).unbind(-1))
         control = self.env.scenario.control
         ranges = [(*control.acceleration, control.acceleration_scale), (*control.steering, control.steering_scale)]
         bounded = len(columns) if self.env.scenario.vehicles.controlled.control == "steered" else 1
@@ -64,12 +73,7 @@ class _World:
         for i, (low, high, scale) in enumerate(ranges[:bounded]):
             columns[i] = (low + 0.5 * columns[i] * (high - low)) / scale
         columns[bounded:] = [column - 1.0 for column in columns[bounded:]]
-        rows = torch.stack(columns, -1)
-        if self.env.agents is None:
-            rows = rows.flatten(1)
-        with torch.no_grad():
-            self.state, transition = self.env.step(self.state, rows, self.env.sample_noise(self.worlds, self.generator))
-        return transition
+        return torch.stack(columns, -1)
 
     def frame(self) -> NDArray[np.uint8]:
         """The first world as an RGB picture."""

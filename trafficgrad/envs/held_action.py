@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from trafficgrad.gradients import scale_gradient
 from trafficgrad.scenario_sections.control import ControlConfig
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
+
+SWITCH = ("next phase",)  # names of the components of one signal's action
 
 
 def action_labels(scenario: TrafficScenario) -> tuple[str, ...]:
@@ -20,33 +24,59 @@ def action_labels(scenario: TrafficScenario) -> tuple[str, ...]:
     return ("acceleration", *second[scenario.vehicles.controlled.control])
 
 
+@dataclass(frozen=True)
+class Switches:
+    """Which signals actions switch: ``signals`` [S'] of ``count``."""
+
+    signals: Tensor
+    count: int
+
+    def spread(self, requests: Tensor) -> Tensor | None:
+        """Requests [B, S'] as :class:`Action` has them, [B, S]; None where nothing is switched."""
+        if not len(self.signals):
+            return None
+        return requests.new_zeros(len(requests), self.count).index_copy(1, self.signals, requests)
+
+
 class HeldAction:
     """One decision's action, offered to the simulator step by step.
 
     The acceleration, or the desired speed and heading, is held. A lane request is offered in each step until it is
     granted; its gradient is that of the granting step, or the mean over the offers if none was granted. What lies
-    beyond a bound is clipped, with slope 0.
+    beyond a bound is clipped, with slope 0. Requests to signals are held.
+
+    An action is for the vehicle that was in the slot when it was decided: an empty slot's does nothing, and whoever
+    comes during the decision keeps its speed (at most what car following allows, with ``follow_limit``).
     """
 
-    def __init__(self, scenario: TrafficScenario, action: Tensor, vehicles: int, worlds: int) -> None:
-        rows = action.reshape(worlds, vehicles, -1)
+    def __init__(
+        self, scenario: TrafficScenario, action: Tensor, traffic: TrafficState, slots: Tensor, switches: Switches
+    ) -> None:
+        """``action`` is the environment's, decided for ``traffic``; ``slots`` [C] of the controlled vehicles."""
+        worlds, vehicles = traffic.worlds, len(slots)
+        flat = action.reshape(worlds, -1)
         # Elsewhere than on a CPU looking at values would wait for the device.
-        if rows.device.type == "cpu" and not bool(torch.isfinite(rows).all()):
-            world, vehicle, _ = (~torch.isfinite(rows)).nonzero()[0].tolist()
-            raise TrafficGradError(f"the action is not finite for controlled vehicle {vehicle} of world {world}")
-        self._control, self._kind = scenario.control, scenario.vehicles.controlled.control
-        self._first, self._second = rows[..., 0], rows[..., 1] if rows.shape[-1] > 1 else None
-        self._done = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        if flat.device.type == "cpu" and not bool(torch.isfinite(flat).all()):
+            _refuse(flat, vehicles, switches)
+        driving = flat.shape[1] - len(switches.signals)
+        rows = flat[:, :driving].reshape(worlds, vehicles, driving // max(vehicles, 1))
+        self._signal = switches.spread(flat[:, driving:])
+        self._control, self._kind, self._slots = scenario.control, scenario.vehicles.controlled.control, slots
+        first = rows[..., 0] if vehicles else flat.new_zeros(worlds, 0)
+        self._first, self._second = first, rows[..., 1] if rows.shape[-1] > 1 else None
+        self._vehicle, self._there = traffic.vehicle_id[:, slots], traffic.active[:, slots]
+        self._done = torch.zeros(first.shape, dtype=torch.bool, device=first.device)
         # Weights of the offers' gradients; they are known at the decision's end, before anybody asks for a gradient.
         steps = scenario.simulation.decision_steps
-        self._weights = rows.new_full((steps, *rows.shape[:2]), 1.0 / steps)
+        self._weights = first.new_full((steps, *first.shape), 1.0 / steps)
         self._step = 0
 
-    def at(self, i: int, traffic: TrafficState, slots: Tensor) -> Action:
-        """The action of simulator step ``i``, which begins with ``traffic``; ``slots`` of the controlled vehicles."""
+    def at(self, i: int, traffic: TrafficState) -> Action:
+        """The action of simulator step ``i``, which begins with ``traffic``."""
         self._step = i
-        control, second = self._control, self._second
+        control, second, slots = self._control, self._second, self._slots
         speed = traffic.speed[:, slots]
+        addressed = self._there & traffic.active[:, slots] & (traffic.vehicle_id[:, slots] == self._vehicle)
         if control.command == "heading_and_speed":
             wished = _between(self._first, control.speed)
             acceleration = control.speed_gain * (wished - speed)
@@ -56,15 +86,18 @@ class HeldAction:
             acceleration = self._first * control.acceleration_scale
             second = second * control.steering_scale if second is not None and self._kind == "steered" else second
         acceleration = _limit_speed(_clip(acceleration, *control.acceleration), speed, control)
+        acceleration = torch.where(addressed, acceleration, 0.0)
         if self._kind == "steered" and second is not None:
-            return Action(acceleration, None, _clip(second, *control.steering))
+            steering = torch.where(addressed, _clip(second, *control.steering), 0.0)
+            return Action(acceleration, None, steering, self._signal)
         if self._kind != "lane" or second is None:
-            return Action(acceleration)
+            return Action(acceleration, signal=self._signal)
         request = scale_gradient(second, self._weights[i])
-        return Action(acceleration, torch.where(self._done, 0.0, request))
+        return Action(acceleration, torch.where(self._done | ~addressed, 0.0, request), signal=self._signal)
 
     def granted(self, changed: Tensor) -> None:
-        """Tell which controlled vehicles [B, C] changed lane in the step just done."""
+        """Tell which vehicles [B, N] changed lane in the step just done."""
+        changed = changed[:, self._slots]
         first = changed & ~self._done
         only_here = torch.zeros_like(self._weights)
         only_here[self._step] = 1.0
@@ -72,8 +105,29 @@ class HeldAction:
         self._done = self._done | changed
 
 
-def encode(scenario: TrafficScenario, action: Action, traffic: TrafficState, slots: Tensor) -> Tensor:
-    """The rows [B, C, A] that make the controlled vehicles do ``action`` in the step that begins with ``traffic``."""
+def _refuse(flat: Tensor, vehicles: int, switches: Switches) -> None:
+    world, column = (~torch.isfinite(flat)).nonzero()[0].tolist()
+    driving = flat.shape[1] - len(switches.signals)
+    if column >= driving:
+        whose = f"signal {int(switches.signals[column - driving])}"
+    else:
+        whose = f"controlled vehicle {column * vehicles // driving}"
+    raise TrafficGradError(f"the action is not finite for {whose} of world {world}")
+
+
+def encode(
+    scenario: TrafficScenario, action: Action, traffic: TrafficState, slots: Tensor, switches: Switches
+) -> tuple[Tensor, Tensor]:
+    """The rows [B, C, A] of the controlled vehicles, and the requests [B, S'] to signals, that make ``action`` happen
+    in the step that begins with ``traffic``.
+    """
+    requests = action.acceleration.new_zeros(traffic.worlds, len(switches.signals))
+    if action.signal is not None and len(switches.signals):
+        requests = action.signal[:, switches.signals]
+    return _encode_vehicles(scenario, action, traffic, slots), requests
+
+
+def _encode_vehicles(scenario: TrafficScenario, action: Action, traffic: TrafficState, slots: Tensor) -> Tensor:
     control, kind = scenario.control, scenario.vehicles.controlled.control
     zero = torch.zeros_like(action.acceleration)
     steering = zero if action.steering is None else action.steering

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
-from trafficgrad.envs.held_action import HeldAction, action_labels, encode
+from trafficgrad.envs.held_action import SWITCH, HeldAction, Switches, action_labels, encode
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.failures import failures
-from trafficgrad.observations import observation_labels, observe
+from trafficgrad.observations import controlled_signals, observation_labels, observe
+from trafficgrad.randomness import mix
 from trafficgrad.rewards import reward_terms
 from trafficgrad.scenario_sections.task import PaceReward
 from trafficgrad.state import Action, Neighbors, TrafficState
@@ -59,7 +61,9 @@ class TrafficEnv(DifferentiableEnv):
     An action row holds the acceleration (in units of the scenario's ``acceleration_scale``, clipped to its bounds
     with slope 0 outside) and, depending on the control, the lane request (above 1/3 left, below -1/3 right) or the
     steering; with ``control.command: heading_and_speed`` a desired speed and heading. It is held for
-    ``decision_steps`` simulator steps (:class:`~trafficgrad.envs.held_action.HeldAction`).
+    ``decision_steps`` simulator steps (:class:`~trafficgrad.envs.held_action.HeldAction`). With ``control.signals:
+    switch`` every controlled signal takes a number, above 0 asks for its next phase: in a row of its own where no
+    vehicle is controlled, else behind the joined rows of the vehicles.
 
     ``step(..., action=None)`` lets the controlled vehicles drive like everybody else.
     What the scenario's ``failure`` section names ends the episode, and may replace the decision's reward.
@@ -78,21 +82,32 @@ class TrafficEnv(DifferentiableEnv):
         self.scenario, self.device, self.dtype = scenario, torch.device(device), dtype
         self.simulator = scenario.build(seed, dtype, device)
         self.slots = self.simulator.fleet.slots
-        if len(self.slots) == 0:
+        switched = scenario.control.signals == "switch"
+        signals = controlled_signals(self.simulator).to(self.device) if switched else self.slots[:0]
+        count = 0 if self.simulator.signals is None else len(self.simulator.signals.offset)
+        self.switches = Switches(signals, count)
+        if not len(self.slots) and not len(signals):
             raise TrafficGradError(
                 f"scenario {scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least 1"
+                + (" (or control.signals: switch)" if count else "")
             )
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
         self.human[self.slots] = False
         self._rewards = reward_terms(scenario.reward, self.human)
         shared = scenario.observation.shared
-        self.agents = len(self.slots) if shared else None
+        rows = len(self.slots) or len(signals)
+        self.agents = rows if shared else None
         self.observation_labels = observation_labels(scenario, self.simulator)
-        actions, every = action_labels(scenario), range(len(self.slots))
-        self.action_labels = actions if shared else tuple(f"{c}: {x}" for c in every for x in actions)
+        actions = action_labels(scenario) if len(self.slots) else SWITCH
+        if not shared:
+            names = [self.simulator.network.signals[s].name for s in signals.tolist()]
+            driving = [f"{c}: {x}" for c in range(len(self.slots)) for x in actions]
+            actions = (*driving, *(f"signal {name}: {x}" for name in names for x in SWITCH))
+        self.action_labels = actions
         self.horizon = scenario.horizon
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
+        self._open = self.simulator.demand is not None or not self.simulator.network.is_closed
 
     # ------------------------------------------------------------------ interface
 
@@ -107,21 +122,27 @@ class TrafficEnv(DifferentiableEnv):
         with torch.no_grad():
             scenes = self._look(pool)
         batch = pool.worlds if batch is None else batch
-        rows = torch.arange(batch, device=self.device) % pool.worlds
-        return TrafficEnvState(tree.index(scenes, rows), torch.zeros_like(rows), scenes, (rows + batch) % pool.worlds)
+        worlds = torch.arange(batch, device=self.device)
+        rows = worlds % pool.worlds
+        scene = tree.index(scenes, rows)
+        if self.simulator.demand is not None and batch > pool.worlds:  # worlds from the same row part from now on
+            seed = scene.traffic.seed
+            parted = torch.where(worlds < pool.worlds, seed, mix(seed, worlds // pool.worlds))
+            scene = _with_seed(scene, parted)
+        return TrafficEnvState(scene, torch.zeros_like(rows), scenes, (rows + batch) % pool.worlds)
 
     @torch.no_grad()
     def stagger(self, env_state: TrafficEnvState, generator: torch.Generator | None = None) -> TrafficEnvState:
         """Give every world a random place in its episode, so that resets spread evenly over time.
 
-        Traffic that was warmed up looks the same at all times, so setting the clock is enough. Otherwise the worlds are
-        driven there, the controlled vehicles like everybody else: worlds in the same phase would all fail together, and
-        every update would see one phase only.
+        Traffic that was warmed up looks the same at all times, so setting the clock is enough, unless its demand
+        begins, ends or follows a schedule. Otherwise the worlds are driven there, the controlled vehicles like
+        everybody else: worlds in the same phase would all fail together, and every update would see one phase only.
         """
         place = self.device if generator is None else generator.device
         elapsed = torch.randint(0, self.horizon, env_state.elapsed.shape, generator=generator, device=place)
         elapsed = elapsed.to(self.device)
-        if self.scenario.simulation.warmup_steps:
+        if self.scenario.simulation.warmup_steps and self._is_stationary():
             return dataclasses.replace(env_state, elapsed=elapsed)
         for t in range(int(elapsed.max())):
             driven, _ = self.step(env_state, None, self.sample_noise(len(elapsed), generator))
@@ -153,20 +174,19 @@ class TrafficEnv(DifferentiableEnv):
         """Like :meth:`step`; also returns the state after each simulator step (before any reset), for recording."""
         state, around = env_state.scene.traffic, env_state.scene.neighbors
         steps = self.scenario.simulation.decision_steps
-        plan = HeldAction(self.scenario, action, len(self.slots), state.worlds) if action is not None else None
-        index = self.simulator.network.tables(self.dtype, self.device).number
+        plan = HeldAction(self.scenario, action, state, self.slots, self.switches) if action is not None else None
         states, sums = [], dict.fromkeys(self._rewards, state.speed.new_zeros(state.worlds))
         failed = collided = torch.zeros(state.worlds, dtype=torch.bool, device=self.device)
         changes = state.speed.new_zeros(state.worlds)
         for i in range(steps):
-            applied = plan.at(i, state, self.slots) if plan is not None else None
+            applied = plan.at(i, state) if plan is not None else None
             after = self.simulator.step(state, applied, None if noise is None else noise[i], around)
             around = self.simulator.neighbors(after)
-            changed = index[after.lane.clamp(min=0)] != index[state.lane.clamp(min=0)]
+            changed = metrics.changed_lanes(state, after, self.simulator.network)
             if plan is not None:
-                plan.granted(changed[:, self.slots])
+                plan.granted(changed)
             for name, (_, function) in self._rewards.items():
-                sums[name] = sums[name] + function(state, applied, after, around)
+                sums[name] = sums[name] + function(state, applied, after, around, self.simulator)
             now = failures(after, around, self.simulator, self.scenario.failure)
             collided, failed = collided | now.collided, failed | now.failed
             changes = changes + changed.sum(-1)
@@ -178,7 +198,8 @@ class TrafficEnv(DifferentiableEnv):
             reward = reward + weight * parts[name]
         if self.scenario.failure.reward is not None:
             reward = torch.where(failed, self.scenario.failure.reward, reward)
-        terms = {name: part.detach() for name, part in parts.items()} | self._measures(state, changes, collided)
+        terms = {name: part.detach() for name, part in parts.items()}
+        terms |= self._measures(env_state.traffic, state, changes, collided)
         scene = self._look(state, around)
         elapsed = env_state.elapsed + 1
         transition_end = {"terminated": failed, "truncated": (elapsed >= self.horizon) & ~failed}
@@ -188,24 +209,50 @@ class TrafficEnv(DifferentiableEnv):
 
     def encode(self, action: Action, traffic: TrafficState) -> Tensor:
         """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""
-        row = encode(self.scenario, action, traffic, self.slots)
-        return row if self.agents is not None else row.flatten(1)
+        rows, requests = encode(self.scenario, action, traffic, self.slots, self.switches)
+        if self.agents is None:
+            return torch.cat([rows.flatten(1), requests], 1)
+        return rows if len(self.slots) else requests[..., None]
+
+    def present(self, env_state: TrafficEnvState) -> Tensor | None:
+        """See the base class; on roads that nobody comes to or leaves everybody is always there."""
+        if self.agents is None or not len(self.slots) or not self._open:
+            return None
+        return env_state.traffic.active[:, self.slots]
 
     # ------------------------------------------------------------------ parts
 
     def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
         around = self.simulator.neighbors(traffic) if around is None else around
-        return Scene(traffic, around, observe(traffic, around, self.simulator, self.scenario.observation))
+        scenario = self.scenario
+        seen = observe(traffic, around, self.simulator, scenario.observation, scenario.control)
+        return Scene(traffic, around, seen)
+
+    def _is_stationary(self) -> bool:
+        """Whether traffic that was warmed up meets the same demand at all times."""
+        if self.simulator.demand is None:
+            return True
+        warm = self.scenario.simulation.warmup_steps * self.simulator.dt
+        inflows = self.simulator.demand.inflows
+        return all(i.kind != "schedule" and i.begin <= warm and math.isinf(i.end) for i in inflows)
 
     @torch.no_grad()
-    def _measures(self, state: TrafficState, changes: Tensor, collided: Tensor) -> dict[str, Tensor]:
+    def _measures(
+        self, before: TrafficState, state: TrafficState, changes: Tensor, collided: Tensor
+    ) -> dict[str, Tensor]:
+        dtype = state.speed.dtype
         measures = {
             "mean_speed": metrics.mean_speed(state),
             "speed_deviation": metrics.speed_deviation(state, self.human),
             "standing": metrics.standing(state, self.human),
             "lane_changes": changes,
-            "collisions": collided.to(state.speed.dtype),
+            "collisions": collided.to(dtype),
         }
+        if self._open:
+            measures["vehicles"] = state.active.sum(-1).to(dtype)
+            measures["left"] = (state.left - before.left).to(dtype)
+        if self.simulator.demand is not None:
+            measures["waiting_outside"] = self.simulator.demand.waiting(state).sum(-1).to(dtype)
         if self.target is not None:
             measures["speed_error"] = metrics.speed_error(state, self.target, self.human)
         return measures
@@ -215,6 +262,8 @@ class TrafficEnv(DifferentiableEnv):
         if self.device.type == "cpu" and not bool(done.any()):
             return env_state
         fresh = tree.index(env_state.pool, env_state.pool_next)
+        if self.simulator.demand is not None:  # after those already on their way a row brings others each time
+            fresh = _with_seed(fresh, mix(fresh.traffic.seed, env_state.traffic.seed))
         size, worlds = env_state.pool.traffic.worlds, len(done)
         return dataclasses.replace(
             env_state,
@@ -222,3 +271,7 @@ class TrafficEnv(DifferentiableEnv):
             elapsed=torch.where(done, 0, env_state.elapsed),
             pool_next=torch.where(done, (env_state.pool_next + worlds) % size, env_state.pool_next),
         )
+
+
+def _with_seed(scene: Scene, seed: Tensor) -> Scene:
+    return dataclasses.replace(scene, traffic=dataclasses.replace(scene.traffic, seed=seed))

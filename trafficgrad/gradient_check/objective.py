@@ -87,7 +87,7 @@ class WindowObjective:
 def _begin(env: TrafficEnv, start: TrafficState) -> TrafficEnvState:
     """Worlds at ``start``, with its graph; finished ones are replaced by a stand-in that nobody looks at."""
     around = env.simulator.neighbors(start)
-    scene = Scene(start, around, observe(start, around, env.simulator, env.scenario.observation))
+    scene = Scene(start, around, observe(start, around, env.simulator, env.scenario.observation, env.scenario.control))
     zero = torch.zeros(start.worlds, dtype=torch.int64, device=start.position.device)
     return TrafficEnvState(scene, zero, tree.detach(tree.index(scene, slice(0, 1))), zero)
 

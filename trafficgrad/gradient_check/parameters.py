@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trafficgrad.car_following import IDM
 from trafficgrad.car_following.base import look_up
-from trafficgrad.envs.held_action import action_labels
+from trafficgrad.envs.held_action import SWITCH, action_labels
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradient_check.settings import CheckSettings
@@ -71,23 +71,32 @@ class Parameters(ABC):
         return env, start
 
     def offset(self, fine: Tensor, decision: int) -> Tensor | None:
-        """[S, C, A], what is added to the mean action of ``decision``."""
+        """[S, C, A], or joined [S, C * A + signals], what is added to the mean action of ``decision``."""
         return None
 
 
 class ActionOffsets(Parameters):
-    """Offsets of the mean action in units of the action's scale, constant over ``block`` decisions."""
+    """Offsets of the mean action in units of the action's scale, constant over ``block`` decisions.
+
+    Of the controlled vehicles, or of the signals where no vehicle is controlled.
+    """
 
     def __init__(self, env: TrafficEnv, steps: int, block: int) -> None:
-        slots = env.simulator.fleet.slots
-        self.components = action_labels(env.scenario)
-        self.vehicles = tuple(f"controlled {c}" for c in range(len(slots)))
+        vehicles, signals = len(env.slots), env.switches.signals
+        if vehicles:
+            self.components = action_labels(env.scenario)
+            self.vehicles = tuple(f"controlled {c}" for c in range(vehicles))
+        else:
+            self.components = SWITCH
+            self.vehicles = tuple(env.simulator.network.signals[s].name for s in signals.tolist())
         self.time_of = torch.arange(steps, device=env.device) // block
-        self.vehicle_of = torch.arange(len(slots), device=env.device)
+        self.vehicle_of = torch.arange(len(self.vehicles), device=env.device)
+        self._kept = len(signals) if vehicles else 0  # actions at the end of the joint row that are not perturbed
 
     def offset(self, fine: Tensor, decision: int) -> Tensor:
         """See the class."""
-        return fine[:, decision]
+        offset = fine[:, decision]
+        return torch.nn.functional.pad(offset.flatten(1), (0, self._kept)) if self._kept else offset
 
 
 class DriverParameters(Parameters):

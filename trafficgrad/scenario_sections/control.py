@@ -52,6 +52,11 @@ class ControlConfig(StrictModel):
     speed: Interval = Field(default=(0.0, 20.0), description="desired speed of actions -1 and 1, m/s")
     speed_gain: Positive = Field(default=2.0, description="acceleration for each m/s of wrong speed, 1/s")
     lane_choice: LaneChoiceConfig = LaneChoiceConfig()
+    signals: Literal["none", "switch"] = Field(
+        default="none",
+        description="switch: one action for each signal with `signals.control: controlled`; above 0 asks for its next "
+        "phase, in every simulator step of the decision",
+    )
 
 
 class RampConfig(StrictModel):

@@ -51,8 +51,51 @@ class WorldObservation(StrictModel):
         return None
 
 
+class RouteObservation(StrictModel):
+    """What each controlled vehicle sees along its own way, on any network, one row a vehicle, or all rows joined.
+
+    Its speed and limit, its neighbours in three lanes, the next gate (signal, right of way), how far its lane leads on
+    and the lane changes that its route needs, the next turn, and the traffic on the next two edges.
+    """
+
+    kind: Literal["route"]
+    shared: bool = Field(
+        default=True, description="true: one row per controlled vehicle, for a shared policy; false: the rows joined"
+    )
+    target_speed: NonNegative | None = Field(
+        default=None, description="the own speed is shown relative to it, m/s; null = absolute"
+    )
+    speed_scale: Positive = Field(default=5.0, description="speeds and their differences are divided by it, m/s")
+    gap_scale: Positive = Field(default=50.0, description="gaps are divided by it and end at 1, m")
+    distance_scale: Positive = Field(
+        default=100.0, description="distances to gates and lane ends are divided by it and end at 1, m"
+    )
+    time_scale: Positive = Field(default=30.0, description="divides the time that a signal's phase still lasts, s")
+    count_scale: Positive = Field(default=10.0, description="divides numbers of vehicles on an edge")
+
+
+class JunctionsObservation(StrictModel):
+    """What every controlled signal sees of the lanes that lead to it, one row a signal, or all rows joined."""
+
+    kind: Literal["junctions"]
+    shared: bool = Field(
+        default=True, description="true: one row per controlled signal, for a shared policy; false: the rows joined"
+    )
+    reach: Positive = Field(default=100.0, description="how far before the stop line vehicles are seen, m")
+    speed_scale: Positive = Field(default=5.0, description="divides mean speeds, m/s")
+    time_scale: Positive = Field(default=30.0, description="divides the time since the phase began, s")
+    count_scale: Positive = Field(default=10.0, description="divides numbers of vehicles on a lane")
+
+    @property
+    def target_speed(self) -> None:
+        """Speeds are absolute."""
+        return None
+
+
 ObservationConfig = Annotated[
-    LocalObservation | WorldObservation, Field(discriminator="kind"), BeforeValidator(default_kind("local"))
+    LocalObservation | WorldObservation | RouteObservation | JunctionsObservation,
+    Field(discriminator="kind"),
+    BeforeValidator(default_kind("local")),
 ]
 
 
@@ -63,14 +106,23 @@ class FailureConfig(StrictModel):
         default=None, description="takes the place of the reward of the decision that failed; null = the reward stays"
     )
     overlap: bool = Field(default=True, description="two vehicles of a lane overlap")
+    touching: bool = Field(
+        default=False,
+        description="two bodies overlap in the plane, on whatever lanes; computed on the CPU, which takes time",
+    )
     centre_distance: Positive | None = Field(
-        default=None, description="another vehicle is nearer to a controlled one than this, m; null = no such test"
+        default=None,
+        description="another vehicle of the same road is nearer to a controlled one than this, m; null = no such test",
     )
     off_road: bool = Field(default=False, description="a controlled vehicle is on no lane")
     farthest: Positive | None = Field(
-        default=None, description="the vehicle next to a controlled one is further than this, m; null = no such test"
+        default=None,
+        description="the vehicle of the same road next to a controlled one is further than this, m; null = no such "
+        "test",
     )
-    overtaken: bool = Field(default=False, description="a human driver, on any lane, is ahead of a controlled vehicle")
+    overtaken: bool = Field(
+        default=False, description="a human driver, on any lane of the same road, is ahead of a controlled vehicle"
+    )
 
 
 class PaceReward(StrictModel):
@@ -98,7 +150,7 @@ class SpeedDeviationReward(StrictModel):
 
 
 class AccelerationReward(StrictModel):
-    """Minus the mean over controlled vehicles of (acceleration / scale)^2."""
+    """Minus the mean over the controlled vehicles that are there of (acceleration / scale)^2."""
 
     kind: Literal["acceleration"]
     scale: Positive = Field(description="acceleration that costs 1, m/s2")
@@ -112,8 +164,38 @@ class CollisionReward(StrictModel):
     weight: float = Field(default=1.0, description="factor of this term")
 
 
+class DelayReward(StrictModel):
+    """Minus the mean over vehicles of 1 - v / v_free; v_free: the desired speed, at most the speed limit."""
+
+    kind: Literal["delay"]
+    weight: float = Field(default=1.0, description="factor of this term")
+
+
+class OutflowReward(StrictModel):
+    """Vehicles that leave the road / scale; without gradient."""
+
+    kind: Literal["outflow"]
+    scale: Positive = Field(description="flow that earns 1, vehicles/h")
+    weight: float = Field(default=1.0, description="factor of this term")
+
+
+class WaitingReward(StrictModel):
+    """Minus the number of vehicles that stand (slower than 1 m/s) or wait outside / scale; without gradient."""
+
+    kind: Literal["waiting"]
+    scale: Positive = Field(description="vehicles that cost 1")
+    weight: float = Field(default=1.0, description="factor of this term")
+
+
 RewardTerm = Annotated[
-    PaceReward | MeanSpeedReward | SpeedDeviationReward | AccelerationReward | CollisionReward,
+    PaceReward
+    | MeanSpeedReward
+    | SpeedDeviationReward
+    | AccelerationReward
+    | CollisionReward
+    | DelayReward
+    | OutflowReward
+    | WaitingReward,
     Field(discriminator="kind"),
     BeforeValidator(name_kind),
 ]

@@ -4,6 +4,7 @@ Drivers who are bound to their lane never overlap, never reverse, never pass thr
 their speed allows; nobody is lost or swapped; a lane change leads to the lane beside, keeps the cool-down and asks of
 the new follower no harder braking than its limit, judged on the snapshot on which it was decided. A steered vehicle may
 cut in as it likes, and the scenario ends the episode by tests of its own: what its followers overlap is shown only.
+On networks with junctions no two bodies touch in the plane, and whoever came is on the road or has left it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.render import validation_plots
 from trafficgrad.scenario_config import Scenario, list_scenarios, load_scenario
+from trafficgrad.scenario_roads import is_plain
+from trafficgrad.simulator import Simulator
+from trafficgrad.validation.network_watch import NetworkWatch
 from trafficgrad.validation.report import Check
 from trafficgrad.validation.runs import Results, Run
 from trafficgrad.validation.watch import BRAKING_ROUNDING, Tally, Watch
@@ -36,7 +40,9 @@ def safety(run: Run) -> Results:
         scenario = load_scenario(name, [f"pool_size={worlds}", "driver_rows=512"])
         steered = scenario.vehicles.controlled.control == "steered" and scenario.vehicles.controlled.count > 0
         steps = QUICK_STEPS if run.quick else STEPS
-        for kind, watched in (("human only", watch_humans), ("random actions", watch_random_actions)):
+        acts = scenario.vehicles.controlled.count > 0 or scenario.control.signals == "switch"
+        kinds = (("human only", watch_humans), ("random actions", watch_random_actions))
+        for kind, watched in kinds[: 1 + acts]:
             tally = watched(run, scenario, steps, worlds)
             seen[f"{name}, {kind}"] = tally
             random = kind == "random actions"
@@ -53,10 +59,11 @@ def safety(run: Run) -> Results:
 def watch_humans(run: Run, scenario: Scenario, steps: int, worlds: int) -> Tally:
     """Human drivers from their starting places on; on an open road for one episode, after which they drive apart."""
     simulator = scenario.build(device=run.device)
-    steps = steps if simulator.network.is_closed else min(steps, scenario.simulation.horizon_steps)
+    goes_on = simulator.network.is_closed or simulator.demand is not None
+    steps = steps if goes_on else min(steps, scenario.simulation.horizon_steps)
     state = scenario.place(worlds, torch.Generator().manual_seed(1), device=run.device)
     generator = torch.Generator().manual_seed(2)
-    watch = Watch(simulator, scenario.total, run.device, steered=False)
+    watch = _watch(run, scenario, simulator, steered=False)
     for step in range(steps):
         if step % 200 == 0:
             run.say(f"{scenario.name}, human only: {step:,} of {steps:,} steps")
@@ -73,7 +80,7 @@ def watch_random_actions(run: Run, scenario: Scenario, steps: int, worlds: int) 
     generator = torch.Generator().manual_seed(3)
     pool = scenario.initial_state(worlds, generator, device=run.device, warm_up=not run.quick, simulator=env.simulator)
     state = env.start(pool)
-    watch = Watch(env.simulator, scenario.total, run.device)
+    watch = _watch(run, scenario, env.simulator)
     shape = (worlds, *((env.agents,) if env.agents is not None else ()), len(env.action_labels))
     fresh = torch.ones(worlds, dtype=torch.bool, device=run.device)
     each = scenario.simulation.decision_steps
@@ -90,6 +97,12 @@ def watch_random_actions(run: Run, scenario: Scenario, steps: int, worlds: int) 
             before = following
         fresh = transition.done
     return watch.finish()
+
+
+def _watch(run: Run, scenario: Scenario, simulator: Simulator, steered: bool = True) -> Watch | NetworkWatch:
+    if is_plain(scenario.network):
+        return Watch(simulator, scenario.total, run.device, steered)
+    return NetworkWatch(simulator)
 
 
 def _judge(name: str, tally: Tally, limit: float, steered: bool) -> Iterator[Check]:

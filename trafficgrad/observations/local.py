@@ -1,63 +1,16 @@
-"""What controlled vehicles see: rows of numbers about themselves and their surroundings, each with a label."""
+"""Observation ``local``: a controlled vehicle's lane, its neighbours and the other controlled vehicles."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from trafficgrad.car_following.base import look_up
-from trafficgrad.scenario_sections.task import LocalObservation, ObservationConfig, WorldObservation
+from trafficgrad.observations.distances import FAR, ahead_of, bounded
+from trafficgrad.scenario_sections.task import LocalObservation
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Neighbors, TrafficState
-from trafficgrad.traffic_scenario import TrafficScenario
 
 _SIDES = ("right", "own", "left")
-
-
-def observation_labels(scenario: TrafficScenario, simulator: Simulator) -> tuple[str, ...]:
-    """Label of every column of :func:`observe`: of one row of a shared observation, or of all rows joined."""
-    config = scenario.observation
-    if isinstance(config, WorldObservation):
-        return world_labels(scenario.total)
-    labels = local_labels(config, simulator.network.max_lanes)
-    every = range(len(simulator.fleet.slots))
-    return labels if config.shared else tuple(f"{c}: {label}" for c in every for label in labels)
-
-
-def observe(state: TrafficState, neighbors: Neighbors, simulator: Simulator, config: ObservationConfig) -> Tensor:
-    """[B, C, O] for a shared observation, else [B, O], as the scenario's ``observation`` section says."""
-    if isinstance(config, WorldObservation):
-        return observe_world(state, simulator)
-    rows = observe_local(state, neighbors, simulator, config)
-    return rows if config.shared else rows.flatten(1)
-
-
-def world_labels(vehicles: int) -> tuple[str, ...]:
-    """Label of every column of :func:`observe_world`."""
-    blocks = ("ahead [m]", "to the left [m]", "speed along [m/s]", "speed across [m/s]")
-    return tuple(f"vehicle {n}: {block}" for block in blocks for n in range(vehicles))
-
-
-def observe_world(state: TrafficState, simulator: Simulator) -> Tensor:
-    """[B, 4 N]: every vehicle's centre relative to the first controlled one's, and its velocity (Son et al. 2023)."""
-    ahead, aside = offsets(state, simulator)
-    along, across = state.speed * torch.cos(state.heading), state.speed * torch.sin(state.heading)
-    return torch.cat([ahead[:, 0], aside[:, 0], along, across], -1)
-
-
-def offsets(state: TrafficState, simulator: Simulator) -> tuple[Tensor, Tensor]:
-    """How far every vehicle's centre is ahead of, and to the left of, each controlled one's; two [B, C, N], m.
-
-    On a closed road the short way round.
-    """
-    slots = simulator.fleet.slots
-    t = simulator.network.tables(state.position.dtype, state.position.device)
-    lane = state.lane.clamp(min=0)
-    centre = t.offset[lane] + state.position - 0.5 * look_up(simulator.fleet.length, state.driver)
-    across = t.number[lane] * t.width[lane] + state.lateral
-    circumference = t.chain_length[lane[:, slots]][..., None]
-    ahead = _around(centre[:, None, :] - centre[:, slots, None], circumference)
-    return ahead, across[:, None, :] - across[:, slots, None]
 
 
 def local_labels(config: LocalObservation, lanes: int) -> tuple[str, ...]:
@@ -86,7 +39,9 @@ def local_labels(config: LocalObservation, lanes: int) -> tuple[str, ...]:
 def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulator, config: LocalObservation) -> Tensor:
     """[B, C, O]: one row for each controlled vehicle, columns as :func:`local_labels`.
 
-    Differentiable in positions and speeds, and through ``lateral`` where the lane shows (lane + y / W).
+    Differentiable in positions and speeds, and through ``lateral`` where the lane shows (lane + y / W). Other
+    controlled vehicles that are not there, or on another road, are shown ``FAR`` ahead; rows of slots that hold no
+    vehicle are 0.
     """
     slots = simulator.fleet.slots
     network, count = simulator.network, len(slots)
@@ -99,7 +54,6 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
     # Place along the road: closed chains of lanes are measured the short way round.
     along_all = t.offset[lane_all] + state.position
     along, lane = along_all[:, slots], lane_all[:, slots]
-    circumference = t.chain_length[lane]
     index = t.number[lane]
     across = index + state.lateral[:, slots] / t.width[lane]
 
@@ -107,11 +61,12 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
         columns += [_soft_one_hot(index, state.lateral[:, slots] / t.width[lane], lanes)]
         columns += [(state.cooldown[:, slots] / 3.0)[..., None]]
 
-    ahead = _around(
-        along[:, None, :] - along[:, :, None], circumference[:, :, None]
-    )  # [B, C, C] of vehicle j ahead of i
-    sideways = across[:, None, :] - across[:, :, None]
+    ahead, on_my_road = ahead_of(along, lane, along, lane, network, t)  # [B, C, C] of vehicle j ahead of i
     itself = torch.eye(count, dtype=torch.bool, device=lane.device)
+    active = state.active[:, slots]
+    seen = on_my_road & active[:, None, :]
+    ahead = torch.where(seen, ahead, FAR)
+    sideways = torch.where(seen, across[:, None, :] - across[:, :, None], 0.0)
     nearest = ahead.detach().abs().masked_fill(itself, torch.inf).argsort(dim=2, stable=True)[..., : count - 1]
     shown = nearest[..., : config.others]
     pair = [ahead.gather(2, shown) / config.distance_scale]
@@ -123,10 +78,10 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
 
     human = torch.ones(state.vehicles, dtype=torch.bool, device=lane.device).index_fill(0, slots.to(lane.device), False)
     with torch.no_grad():  # [B, C, N]: how far behind, and who may be meant at all
-        behind = _around(along[:, :, None] - along_all[:, None, :], circumference[:, :, None])
-        near = (behind > 0.0) & (behind < config.distance_scale) & (human & state.active)[:, None, :]
+        before, comes = ahead_of(along, lane, along_all, lane_all, network, t)
+        near = (before < 0.0) & (before > -config.distance_scale) & (human & state.active)[:, None, :] & comes
         index_all = torch.where(state.lane >= 0, t.number[lane_all], -9)[:, None, :] - index[:, :, None]
-        beside = (ahead.abs() < config.beside_distance) & ~itself
+        beside = (ahead.abs() < config.beside_distance) & ~itself & seen
         other_index = index[:, None, :] - index[:, :, None]
     for k, side in enumerate(_SIDES) if lanes > 1 else ((1, "own"),):
         gap, rear = neighbors.gap[:, slots, k], neighbors.follower_gap[:, slots, k]
@@ -140,25 +95,15 @@ def observe_local(state: TrafficState, neighbors: Neighbors, simulator: Simulato
         threat = torch.where(has_threat, state.speed.gather(1, who) - speed, 0.0)
         block = [exists.to(speed.dtype)] if lanes > 1 else []
         block += [
-            _bounded(gap / config.gap_scale),
-            _bounded(rear / config.gap_scale),
+            bounded(gap / config.gap_scale),
+            bounded(rear / config.gap_scale),
             -neighbors.closing_speed[:, slots, k] / config.speed_scale,
             neighbors.follower_closing_speed[:, slots, k] / config.speed_scale,
             (beside & (other_index == k - 1)).any(-1).to(speed.dtype),
             threat / config.speed_scale,
         ]
         columns.append(torch.stack(block, -1))
-    return torch.cat(columns, -1)
-
-
-def _bounded(x: Tensor) -> Tensor:
-    return torch.where(x < 1.0, x, 1.0)
-
-
-def _around(distance: Tensor, circumference: Tensor) -> Tensor:
-    """Signed distance the short way round; an open road (infinite circumference) leaves it."""
-    turns = torch.where(torch.isfinite(circumference), torch.round(distance.detach() / circumference), 0.0)
-    return torch.where(turns == 0.0, distance, distance - turns * torch.where(turns == 0.0, 0.0, circumference))
+    return torch.where(active[..., None], torch.cat(columns, -1), 0.0)
 
 
 def _soft_one_hot(index: Tensor, offset: Tensor, lanes: int) -> Tensor:
