@@ -27,7 +27,6 @@ LOOK_TIME = 8.0  # s of travel for each lane change needed
 URGENT = 0.1  # of the way from no need to the lane's end: from here on others make room
 EXTRA_BRAKING = 2.0  # m/s2 that a change at the lane's end may ask for more than an ordinary one
 ROOM_BRAKING = 2.0  # m/s2, the most that making room asks for
-END_BRAKING = 3.0  # m/s2: who could still stop with less does not brake yet for the end of a lane
 STAGGER = 14.0  # m: two cars and their gaps
 _ALONGSIDE = 1.0  # m behind: who is nearer could not make room, and goes on
 _SLOW = 1.0  # m/s: whoever is slower stops within the standstill gap
