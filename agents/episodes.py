@@ -123,14 +123,14 @@ def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
     vehicles align.
     """
     scenario, network = env.scenario, env.simulator.network
-    if not len(env.slots):
+    if not len(env.slots) and len(env.switches.signals):
         return {
             "fixed time": _scripted(env, FixedTime(env.simulator)),
             "actuated": _scripted(env, Actuated(env.simulator)),
         }
     table: dict[str, EnvController | None] = {"human only": None}
     speed = env.target if env.target is not None else scenario.observation.target_speed
-    if speed is None or len(env.switches.signals):
+    if speed is None or not len(env.slots) or len(env.switches.signals):
         return table
     bounds, scripted = scenario.control.acceleration, scenario.scripted
     ramp = None if scripted.ramp is None else Ramp(scripted.ramp.start, scripted.ramp.duration)

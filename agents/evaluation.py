@@ -129,7 +129,9 @@ def evaluate_scenario(
     scenario = load_scenario(file, overrides)
     env = held_out_env(scenario, device=device)
     results = compare(env, baselines(env), seeds, f"{scenario.name}: no policy", console)
-    console.print(f"no policy was asked for; `trafficgrad train {file}` trains one", highlight=False, soft_wrap=True)
+    if env.action_labels:
+        told = f"no policy was asked for; `trafficgrad train {file}` trains one"
+        console.print(told, highlight=False, soft_wrap=True)
     return results
 
 

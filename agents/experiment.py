@@ -112,6 +112,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         env, config = self.env, self.config
+        env.require_control()
         for label in config.frozen_actions:
             if label not in env.action_labels:
                 raise TrafficGradError(

@@ -2,6 +2,7 @@
 
     python examples/learning_study.py ring_4lane --jobs 2  # hours on 2 cores; --rows gippo --seeds 1 2 3 for a part
     python examples/learning_study.py pace_car_2lane       # an hour
+    python examples/learning_study.py merge                # on networks: about 10 minutes a training
     python examples/learning_study.py ring_4lane --table   # print the table of what has been computed so far
 
 Every row is trained with several seeds. On the rings the best policy (by validation traffic) is evaluated, on the pace
@@ -80,6 +81,7 @@ _TRAFFIC = (
     "reward", "late_speed_error", "mean_speed", "late_mean_speed", "speed_deviation", "late_speed_deviation",
     "lane_changes", "collisions",
 )  # fmt: skip
+_ROADS = ("reward", "mean_speed", "late_mean_speed", "speed_deviation", "standing", "flow", "collisions")
 STUDIES = {
     "ring_4lane": Study(
         {**_RINGS, "gippo, no lane head": ("gippo", ("training.frozen_actions=[lane_request]",))},
@@ -94,6 +96,10 @@ STUDIES = {
         best=False,
         episodes=64,
     ),
+    **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge", "highway_truck")},
+    "roundabout": Study({"gippo": ("gippo", ()), "ppo": ("ppo", ())}, _ROADS, ()),
+    **{name: Study({"ppo": ("ppo", ())}, _ROADS, ()) for name in ("intersection", "grid_3x3")},
+    "bottleneck": Study({}, _ROADS, ()),  # hand-written controllers only
 }
 UNTRAINED = "untrained"
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

@@ -103,7 +103,7 @@ def _growth(axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[fl
             look = {"color": colours[name], "marker": "o", "markersize": 3.5, "linewidth": 1.6}
         axes.plot(horizons, found, label=name, **look)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_xticks(list(horizons), [str(h) for h in horizons])
     axes.minorticks_off()
     axes.set_xlabel("decisions whose rewards count")
@@ -113,6 +113,12 @@ def _growth(axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[fl
     axes.legend(handles=reference, frameon=False, fontsize=8, loc="upper left")
 
 
+def _log_scale(axes: Axes) -> None:
+    """Logarithmic, unless all that is shown is 0: then there is nothing to scale."""
+    if any(np.isfinite(np.asarray(line.get_ydata(), dtype=np.float64)).any() for line in axes.lines):
+        axes.set_yscale("log")
+
+
 def _lines(
     place: SubFigure, by_vehicle: Mapping[str, Array], rows: Sequence[int], label: str, colours: Colours
 ) -> None:
@@ -120,7 +126,7 @@ def _lines(
     axes = place.subplots()
     for name, table in by_vehicle.items():
         axes.plot(rows, np.where(table[0] > 0, table[0], np.nan), color=colours[name], linewidth=1.6, label=name)
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_xlabel(label)
     axes.set_ylabel("norm of the gradient")
     axes.grid(color=_GRID, linewidth=0.6)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LaneCase: TypeAlias = tuple[
     str, Mapping[str, Array], Mapping[str, Mapping[str, float]], Mapping[str, tuple[float, float]]
 ]
+# Values of the recorded runs, their band, and ours, at one demand.
+MergeRow: TypeAlias = tuple[Array, tuple[float, float], Array]
 _THEORY, _MEASURED, _SECOND, _BAND = "#8b929c", "#2f6db3", "#d7191c", "#dfe5ee"
 _COLOURS, _DPI = 256, 110  # of a picture
 _SERIES = ("#2f6db3", "#d7191c", "#3a923a", "#8b5fbf", "#c98500", "#1a9aa0")
@@ -281,6 +283,51 @@ def draw_lane_gate(
     return _save(figure, path)
 
 
+def draw_junction_discharge(
+    theory: Mapping[str, Array],
+    lines: Mapping[str, tuple[float, float]],
+    queues: Mapping[float, Sequence[Array]],
+    yellow: float,
+    between: tuple[int, int],
+    path: Path,
+) -> Path:
+    """When vehicles pass a stop line (s after green): their headways, and how many have passed.
+
+    ``theory`` by what was integrated, with the headway and lost time of each in ``lines``, measured ``between`` two
+    vehicles; ``queues`` by the green (s) of their signal.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 3.9)
+    left, right = figure.subplots(1, 2)
+    left.axvspan(between[0], between[1], color=_BAND)
+    most = max(len(times) for own in queues.values() for times in own) + 1
+    number = np.arange(1, most + 1)
+    for (name, times), colour in zip(theory.items(), (_THEORY, _SECOND), strict=True):
+        headway, lost = lines[name]
+        left.plot(number[1:], np.diff(times)[: most - 1], color=colour, linewidth=1.6, label=f"IDM {name}")
+        label = f"{lost:.1f} s lost, then one in {headway:.2f} s"
+        right.plot(lost + headway * number, number, color=colour, linewidth=1.6, label=label)
+    for (green, own), colour in zip(queues.items(), (_SERIES[2], _MEASURED), strict=False):
+        label = f"green of {green:.0f} s, {len(own)} queues"
+        for times in own:
+            left.plot(np.arange(2, len(times) + 1), np.diff(times), "o", color=colour, markersize=3)
+            right.plot(times, np.arange(1, len(times) + 1), "o", color=colour, markersize=3)
+        for axes in (left, right):
+            axes.plot([], [], "o", color=colour, markersize=4, label=label)
+        right.axvspan(green, green + yellow, color="#f6e7b8")
+    left.set_xlim(1.0, most)
+    left.set_xticks(range(5, most, 5))
+    left.set_ylim(1.5, None)
+    right.set_xlim(0.0, max(queues) + 2 * yellow)
+    right.set_ylim(0.0, most)
+    right.set_yticks(range(0, most, 5))
+    _panel(left, "Headways at the stop line", "vehicle of the queue", "headway in s")
+    _panel(right, "How many have passed (shaded: yellow)", "time after green in s", "vehicles")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
 def draw_safety(
     names: Sequence[str], smallest_gap: Sequence[float], braking: Sequence[float], limit: Sequence[float], path: Path
 ) -> Path:
@@ -342,4 +389,64 @@ def draw_lane_changes(
         _panel(axes, title, "relative to the mean of SUMO's runs (in brackets)", "")
         axes.invert_yaxis()
     panels[0].legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def draw_merges(cases: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[MergeRow]]]], path: Path) -> Path:
+    """Statistics of merges beside the band of recorded runs: a row of panels per case, a panel per statistic.
+
+    A case is its title, the names of its demands (veh/h, highway + ramp), and per statistic, with its unit, what was
+    found at each demand.
+    """
+    check_ending(path, FORMATS)
+    columns = max(len(found) for _, _, found in cases)
+    figure = _figure(2.6 * columns, 0.6 + 2.3 * len(cases))
+    panels = figure.subplots(len(cases), columns, squeeze=False)
+    for row, (title, demands, found) in zip(panels, cases, strict=True):
+        for axes in row[len(found) :]:
+            axes.axis("off")
+        for k, (axes, (name, rows)) in enumerate(zip(row, found.items(), strict=False)):
+            for x, (runs, (low, high), ours) in enumerate(rows):
+                axes.bar(x, high - low, bottom=low, width=0.7, color=_BAND)
+                axes.plot(np.full(len(runs), x), runs, "_", color=_THEORY, markersize=7)
+                axes.plot(np.full(len(ours), x + 0.2), ours, "o", color=_MEASURED, markersize=3, alpha=0.6)
+                axes.plot(x, ours.mean(), "D", color=_MEASURED, markersize=5)
+            _panel(axes, title if k == 0 else "", "", name)
+            axes.yaxis.label.set_fontsize(8)
+            axes.set_xticks(range(len(demands)), demands, fontsize=7)
+            axes.set_xlim(-0.6, len(demands) - 0.4)
+            axes.set_ylim(0.0, None)
+    first = panels[0][0]
+    first.plot([], [], "_", color=_THEORY, markersize=7, label="SUMO's runs")
+    first.plot([], [], "D", color=_MEASURED, markersize=5, label="ours, mean")
+    first.legend(frameon=False, fontsize=7, loc="lower right")
+    return _save(figure, path)
+
+
+def draw_gridlock(time: Array, there: Array, waiting: Array, left: Array, demand: float, dt: float, path: Path) -> Path:
+    """Traffic of a grid over ``time`` (s): vehicles ``there`` and ``waiting`` outside, and flow out beside the demand.
+
+    ``there``, ``waiting`` and ``left`` (since the beginning) are [times, worlds]; ``demand`` is in vehicles/h.
+    """
+    check_ending(path, FORMATS)
+    figure = _figure(10.0, 3.4)
+    first, second = figure.subplots(1, 2)
+    minutes = time / 60.0
+    for k in range(there.shape[1]):
+        first.plot(minutes, there[:, k], color=_MEASURED, linewidth=0.8, alpha=0.8)
+        first.plot(minutes, waiting[:, k], color=_SECOND, linewidth=0.8, alpha=0.8)
+    first.plot([], [], color=_MEASURED, label="on the road or waiting outside")
+    first.plot([], [], color=_SECOND, label="waiting outside")
+    _panel(first, f"Vehicles, {there.shape[1]} worlds", "time in min", "vehicles")
+    span = round(min(300.0, time[-1] / 3.0) / dt)  # some cycles of the signals
+    flow = (left[span:] - left[:-span]) * 3600.0 / (span * dt)
+    for k in range(flow.shape[1]):
+        second.plot(minutes[span:], flow[:, k], color=_MEASURED, linewidth=0.6, alpha=0.5)
+    second.plot(minutes[span:], flow.mean(1), color=_MEASURED, linewidth=1.4, label="flow out, mean of worlds")
+    second.axhline(demand, color=_SECOND, linestyle="--", label="demand")
+    _panel(second, f"Flow out in the last {span * dt / 60:.0f} minutes", "time in min", "vehicles per hour")
+    for axes in (first, second):
+        axes.set_xlim(0.0, minutes[-1])
+        axes.set_ylim(0.0, None)
+        axes.legend(frameon=False, fontsize=8)
     return _save(figure, path)

@@ -24,6 +24,7 @@ EXAMPLES: dict[str, list[str]] = {
     "learning_study.py": ["--help"],
     "lane_gate_study.py": ["--table"],
     "signal_timing.py": ["--help"],
+    "draw_midtown.py": ["--output", "."],
 }
 MAIN = (
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "

@@ -12,8 +12,11 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from trafficgrad import tree
+from trafficgrad.agents.episodes import baselines
+from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.control import FanOutAndAlign
 from trafficgrad.envs import make_env
+from trafficgrad.envs.gym_adapter import TrafficGymEnv
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.observations import local_labels
@@ -221,10 +224,27 @@ def test_joint_observation_is_the_rows_joined() -> None:
     assert len(local_labels(scenario.observation, 1)) < 33
 
 
-def test_a_scenario_without_controlled_vehicles_is_refused() -> None:
-    scenario = load_scenario("ring_1lane", ["vehicles.controlled.count=0", "vehicles.controlled.placement.rows=[]"])
-    with pytest.raises(TrafficGradError, match="no controlled vehicle"):
-        TrafficEnv(scenario)
+UNCONTROLLED = [*QUICK, "vehicles.controlled.count=0", "vehicles.controlled.placement.rows=[]"]
+
+
+def test_traffic_runs_where_nothing_is_controlled() -> None:
+    env = TrafficEnv(load_scenario("ring_1lane", UNCONTROLLED))
+    state = env.reset(2, torch.Generator().manual_seed(0))
+    noise = env.sample_noise(2, torch.Generator().manual_seed(1))
+    acting, _ = env.step(state, torch.zeros(2, 0, 0), noise)
+    driven, transition = env.step(state, None, noise)
+    assert driven.observation.shape == (2, 0, 0) and env.observation_labels == env.action_labels == ()
+    assert torch.equal(acting.traffic.position, driven.traffic.position)
+    assert bool((driven.traffic.position != state.traffic.position).any())
+    assert transition.reward.shape == (2,)
+    assert list(baselines(env)) == ["human only"]
+
+
+def test_a_policy_needs_something_to_control() -> None:
+    for use in (lambda: load_experiment("ring_1lane", overrides=UNCONTROLLED),
+                lambda: TrafficGymEnv("ring_1lane", overrides=UNCONTROLLED)):  # fmt: skip
+        with pytest.raises(TrafficGradError, match="no controlled vehicle: set vehicles"):
+            use()
 
 
 @pytest.mark.parametrize("name", ["Ring4Lane", "Ring1Lane"])

@@ -69,7 +69,7 @@ def test_failures_split_the_windows():
     assert 0 < result.reference.failed < counts["with_failures"] / 10
     assert result.judged == "failure_free"
     assert list(result.modes) == ["blocked", "straight_through, width 0.1"]
-    assert result.modes["straight_through, width 0.1"].lane_gradient.transition_width == 0.1
+    assert result.modes["straight_through, width 0.1"].gradient.transition_width == 0.1
     near = result.modes["blocked"].agreement["with_failures"]["everything"]
     assert near.seen < 0.5 < result.modes["blocked"].agreement["failure_free"]["acceleration"].seen
     assert "Near failures" in result.modes["blocked"].verdict and "cliff" in result.verdict
@@ -86,11 +86,11 @@ def test_the_seed_decides():
 def test_numbers_follow_the_size_of_the_scenario():
     small = CheckSettings().for_env(TrafficEnv(load_scenario("pace_car_2lane"), dtype=torch.float64))
     large = CheckSettings().for_env(TrafficEnv(load_scenario("ring_4lane", ["pool_size=1"]), dtype=torch.float64))
-    assert small.sizes == (64, 32, 2000, 256) and large.sizes == (24, 32, 104, 20)
+    assert small.sizes == (64, 32, 2000, 256, 0.1) and large.sizes == (24, 32, 104, 20, 0.1)
     assert large.horizons == [1, 2, 4, 8, 16, 32]
     assert dataclasses.replace(large, steps=12).horizons == [1, 2, 4, 8, 12]
     rounded = CheckSettings(windows=3, pairs=5, samples=1).for_env(ring())
-    assert rounded.sizes == (3, 8, 8, 4)
+    assert rounded.sizes == (3, 8, 8, 4, 0.1)
 
 
 @pytest.mark.parametrize(

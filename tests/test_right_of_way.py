@@ -29,8 +29,10 @@ from torch import Tensor
 import trafficgrad as tg
 from trafficgrad import metrics
 from trafficgrad.bodies import touching
-from trafficgrad.network import RoadNetwork, merge
+from trafficgrad.demand import Demand, Inflow
+from trafficgrad.network import RoadNetwork, merge, roundabout
 from trafficgrad.network.connections import Connection
+from trafficgrad.network.routing import shortest_route
 from trafficgrad.network.signal_defaults import default_programmes
 from trafficgrad.right_of_way import RightOfWay
 from trafficgrad.signals import Signals
@@ -293,6 +295,75 @@ def test_two_full_lanes_alternate_in_a_zipper() -> None:
     for entered in found.entered:
         assert [i % 2 for i in entered.argsort().tolist()] == [0, 1] * 6
     assert float(found.hardest.min()) > -3.5
+
+
+def test_two_queues_side_by_side_pass_a_zipper_like_one() -> None:
+    """One lane's queue of these drivers passes a line every 2.2 s; vehicles that wait at two lines for each other took
+    4.2 s.
+    """
+    network = zipper()
+    line = float(network.lane_length[road_lane(network, "two")])
+    queue = [Placed(0, line - MIN_GAP - (LENGTH + MIN_GAP) * k, 0.0, n) for k in range(8) for n in (0, 1)]
+    sim = tg.Simulator(network, tg.Fleet(), CITY)
+    touched = []
+
+    def watch(_: TrafficState, after: TrafficState) -> None:
+        touched.extend(touching(after, network, LENGTH, WIDTH).tolist())
+
+    found = run(sim, state_of(network, [queue]), [road_lane(network, "one")], 500, watch=watch)
+    headways = found.entered[0].sort().values.diff()
+    assert 1.9 < float(headways.mean()) < 2.6 and float(headways.max()) < 3.2
+    assert not touched
+
+
+@torch.no_grad()
+def test_lanes_that_join_at_speed_do_so_without_hard_braking() -> None:
+    """Four dense lanes become one at 20 m/s. Who counts on room for which no time is left must brake at 20 m/s2."""
+    scenario = tg.load_scenario("bottleneck", ["pool_size=3"])
+    sim = scenario.build()
+    generator = torch.Generator().manual_seed(2)
+    state = scenario.place(3, torch.Generator().manual_seed(1))
+    hardest = 0.0
+    for _ in range(240):
+        after = sim.step(state, None, sim.sample_noise(state, generator))
+        stays = after.active & state.active & (after.vehicle_id == state.vehicle_id)
+        if bool(stays.any()):
+            hardest = min(hardest, float(((after.speed - state.speed) / sim.dt)[stays].min()))
+        state = after
+    assert int(state.left.sum()) > 120
+    assert -6.0 < hardest < -1.0
+
+
+@torch.no_grad()
+def test_a_roundabout_with_too_much_traffic_goes_on_moving() -> None:
+    """Half as much again as it carries: whoever enters must leave the ring free for those who are on it."""
+    arms = ("west", "south", "east", "north")
+    ring = roundabout()
+    routes = [
+        shortest_route(ring, ring.edge_index(f"{a}_in"), ring.edge_index(f"{b}_out"))
+        for a in arms
+        for b in arms
+        if a != b
+    ]
+    network = ring.with_routes(routes)
+    rates = (750.0, 450.0, 450.0, 300.0)  # vehicles/h
+    inflows = [
+        Inflow(network.edge_index(f"{a}_in"), tuple(range(3 * i, 3 * i + 3)), rate=rate / 3600.0)
+        for i, (a, rate) in enumerate(zip(arms, rates, strict=True))
+    ]
+    sim = tg.Simulator(network, tg.Fleet(), CITY, dt=0.5, demand=Demand(inflows))
+    none = torch.zeros(6, 120)
+    state = TrafficState(
+        none, none, none.long(), driver=none.long(), active=none.bool(), seed=torch.arange(6), route=none.long()
+    )
+    state = sim.demand.start(state)
+    left = []
+    for step in range(800):
+        if step % 200 == 0:
+            left.append(state.left)
+        state = sim.step(state)
+    left.append(state.left)
+    assert int(torch.stack(left).diff(dim=0)[1:].min()) > 15, "in 100 s, in every world"
 
 
 ROUTES = [["highway_in", "highway_out"], ["ramp", "highway_out"]]

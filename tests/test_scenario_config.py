@@ -18,7 +18,8 @@ from trafficgrad.scenario_config import json_schema, list_scenarios, load_scenar
 from trafficgrad.tree import index
 
 RINGS = ("ring_1lane", "ring_4lane", "ring_4lane_hard", "ring_4lane_waves")
-SHIPPED = (*(f"pace_car_{lanes}lane" for lanes in (10, 1, 2, 3, 4)), *RINGS)
+NETWORKS = ("bottleneck", "figure_eight", "grid_3x3", "highway_truck", "intersection", "merge", "midtown", "roundabout")
+SHIPPED = tuple(sorted((*(f"pace_car_{lanes}lane" for lanes in (1, 2, 3, 4, 10)), *RINGS, *NETWORKS)))
 
 
 def test_overrides_replace_settings():
@@ -66,7 +67,7 @@ def test_resolved_yaml_loads_to_an_equal_scenario(name):
     again = parse_scenario(scenario.to_yaml(), "resolved")
     assert again == scenario
     assert again.to_yaml() == scenario.to_yaml()
-    assert again != load_scenario(name, ["network.length=700"])
+    assert again != load_scenario(name, ["pool_size=7"])
 
 
 def test_names_of_shipped_scenarios(tmp_path, monkeypatch):

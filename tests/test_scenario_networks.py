@@ -18,7 +18,7 @@ from trafficgrad import scenario_roads
 from trafficgrad.bodies import touching
 from trafficgrad.car_following.base import look_up
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.network import RoadNetwork, figure_eight, grid, intersection
+from trafficgrad.network import RoadNetwork, grid, intersection
 from trafficgrad.network.files import save_network
 from trafficgrad.right_of_way import RightOfWay
 from trafficgrad.scenario_config import load_scenario, parse_scenario
@@ -220,10 +220,13 @@ def test_who_is_not_there_at_the_start_has_an_empty_slot():
     assert full.position.shape == (1, 25) and torch.equal(full.position[:, :20], fewer.position)
 
 
-def test_a_speed_at_the_start_keeps_to_the_limit():
+def test_a_speed_at_the_start_keeps_to_the_limit_and_lets_drivers_stop_before_the_crossing():
     state, network, _ = starts(scenario("figure_eight", "initial.speed=50"))
-    assert torch.equal(state.speed, network.speed_limit[state.lane])
-    assert float(state.speed.min()) < 15.0 or float(figure_eight().speed_limit.min()) == 30.0
+    left = network.lane_length[state.lane] - state.position
+    to_crossing = torch.isin(network.edge[state.lane], torch.tensor([network.edge_index(e) for e in ("left", "top")]))
+    stopping = torch.where(to_crossing, (2.0 * 1.5 * (left - 1.0)).sqrt(), torch.inf)  # with 1.5 m/s2, 1 m before it
+    assert 0 < int((stopping < 30.0).sum()) < stopping.numel()
+    assert torch.allclose(state.speed, torch.minimum(network.speed_limit[state.lane], stopping))
 
 
 def test_a_closed_network_gets_its_only_way_round():

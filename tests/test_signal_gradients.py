@@ -14,11 +14,19 @@ from trafficgrad.demand import Demand, Inflow
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import GradientMode, SignalGradient, pass_density
 from trafficgrad.network import RoadNetwork, intersection
+from trafficgrad.scenario_config import parse_scenario
 from trafficgrad.signals import Signals
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Fleet, TrafficState
 
 DOUBLE = torch.float64
+SCENARIO = """\
+kind: traffic
+name: cross
+network: {kind: intersection}
+demand: [{from: west_in, rate: 400}]
+driver_rows: 8
+"""
 EARLY = -30.0  # s, offset with which the arm from the north has green after 5 s
 
 
@@ -170,3 +178,32 @@ def test_bad_settings_are_refused() -> None:
         SignalGradient("blokced")  # type: ignore[arg-type]
     with pytest.raises(TrafficGradError, match=r"SignalGradient\.headway must be > 0 s, got 0"):
         SignalGradient(headway=0.0)
+    with pytest.raises(TrafficGradError, match=r"did you mean 'headway'"):
+        parse_scenario(SCENARIO, "cross", ["signal_gradient.headwy=1"])
+    with pytest.raises(TrafficGradError, match=r"signal_gradient\.headway: .* greater than 0"):
+        parse_scenario(SCENARIO, "cross", ["signal_gradient.headway=0"])
+
+
+def test_a_scenario_says_how_gradients_pass_signals() -> None:
+    usual = parse_scenario(SCENARIO, "cross")
+    assert usual.build().signal_gradient == SignalGradient()
+    changed = ["signal_gradient.mode=sigmoid", "signal_gradient.headway=1.5"]
+    assert parse_scenario(SCENARIO, "cross", changed).build().signal_gradient == SignalGradient("sigmoid", 1.5)
+    assert parse_scenario(usual.to_yaml(), "cross") == usual
+
+
+def test_worlds_have_programmes_of_their_own(network: RoadNetwork) -> None:
+    signals = Signals.of(network, DOUBLE)
+    shift = torch.tensor([0.0, 7.0, -11.0], dtype=DOUBLE)
+    longer = torch.stack([signals.durations, signals.durations + 1.0, 0.5 * signals.durations])
+    several = dataclasses.replace(signals, durations=longer, offset=signals.offset + shift[:, None])
+    state = several.start(TrafficState(*(torch.zeros(3, 1, dtype=DOUBLE) for _ in range(2)), torch.zeros(3, 1).long()))
+    for time in torch.arange(1.0, 140.0, 6.5, dtype=DOUBLE):
+        state = several.advance(dataclasses.replace(state, time=time.expand(3)), 6.5, None, None)
+        for world in range(3):
+            alone = dataclasses.replace(signals, durations=longer[world], offset=several.offset[world])
+            own = alone.start(state.index(torch.tensor([world])))
+            assert own.phase.item() == state.phase[world, 0].item()
+            assert torch.equal(own.phase_time[0], state.phase_time[world])
+            assert torch.equal(alone.begun(own)[0], several.begun(state)[world])
+            assert torch.equal(alone.remaining(own)[0], several.remaining(state)[world])

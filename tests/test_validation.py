@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from trafficgrad import cli, validation
 from trafficgrad.car_following import IDM
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.scenario_config import list_scenarios
+from trafficgrad.scenario_config import list_scenarios, load_scenario
 from trafficgrad.validation import GROUPS, Check, Group, Outputs, Report, outputs
 from trafficgrad.validation.report import COLUMNS, cells, near, none_of, table, within
 from trafficgrad.validation.runs import Run
+from trafficgrad.validation.safety import kinds_of_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "validation.md"
@@ -124,7 +125,7 @@ def test_the_document_has_the_full_table(quick):
         assert {cell[0] for cell in checks} - set(names) == set(), f"run: {REDO}"
         assert {cell[5] for cell in documented[title]} <= {"pass", "shown", "outside"}
     for name, _ in list_scenarios():
-        for kind in ("human only", "random actions"):
+        for kind in kinds_of_runs(load_scenario(name)):
             assert f"| {name}, {kind}: violations | 0 | 0 |" in text, f"run: {REDO}"
     assert REDO in text
 

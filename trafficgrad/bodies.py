@@ -13,12 +13,14 @@ from trafficgrad.network.tables import LaneTables
 from trafficgrad.state import PerDriver, TrafficState
 
 _LONGEST = 30.0  # m, no vehicle is longer
+_SLANT = (0.8, 0.6)  # a direction of length 1
+_SPAN = 1.0e6  # m, no lane is longer
 
 
 class Bodies(NamedTuple):
     """Where vehicles are, per lane: [B, A]; rear coordinates count from the lane's origin and may be negative."""
 
-    rear: Tensor  # m, lowest of the bodies that touch the lane; +inf = none
+    rear: Tensor  # m, of the lowest of the bodies that touch the lane; +inf = none
     slot: Tensor  # int64, whose it is, -1 = none
 
 
@@ -32,6 +34,27 @@ def last_bodies(state: TrafficState, t: LaneTables, length: PerDriver, lanes: in
     rear_left = t.length[state.previous.clamp(min=0)] + position - size
     lane = torch.cat([here, left], 1)
     return lowest_rear(lane, torch.cat([position - size, rear_left], 1), lanes, position.shape[1])
+
+
+def bodies_ahead(
+    state: TrafficState, t: LaneTables, length: PerDriver, lanes: int, lane: Tensor, place: Tensor
+) -> Bodies:
+    """The nearest body on ``lane`` whose front is beyond ``place``, m; both [B, Q], and so are the results."""
+    position = state.position.detach()
+    size = length.detach() if isinstance(length, Tensor) else length
+    present = state.active & (state.lane >= 0)
+    here = torch.where(present, state.lane, lanes)
+    left = torch.where(present & covers_previous(state, size), state.previous, lanes)
+    where = torch.cat([here, left], 1)
+    front = torch.cat([position, t.length[state.previous.clamp(min=0)] + position], 1).double()
+    key, order = (where * _SPAN + front).sort(1)
+    found = torch.searchsorted(key, lane * _SPAN + place.double(), right=True).clamp(max=key.shape[1] - 1)
+    entry = order.gather(1, found)
+    there = (where.gather(1, entry) == lane) & (front.gather(1, entry) > place)
+    slot = entry % position.shape[1]
+    own = size.gather(1, slot) if isinstance(size, Tensor) and size.dim() else size
+    rear = (front.gather(1, entry) - own).to(position.dtype)
+    return Bodies(torch.where(there, rear, math.inf), torch.where(there, slot, -1))
 
 
 def covers_previous(state: TrafficState, length: PerDriver) -> Tensor:
@@ -91,10 +114,7 @@ def touching(state: TrafficState, network: RoadNetwork, length: PerDriver, width
     """
     corners = rectangles(state, network, length, width)
     present = (state.active & (state.lane >= 0)).cpu()
-    centre = corners.mean(-2)
-    apart = torch.cdist(centre, centre)
-    pairs = (apart < _LONGEST) & present[:, :, None] & present[:, None, :]
-    world, a, b = pairs.triu(1).nonzero(as_tuple=True)
+    world, a, b = _near(corners.mean(-2), present)
     one, two = corners[world, a], corners[world, b]
     separated = torch.zeros(len(world), dtype=torch.bool)
     for box in (one, two):
@@ -103,3 +123,26 @@ def touching(state: TrafficState, network: RoadNetwork, length: PerDriver, width
             p, q = ((points * axis[:, None]).sum(-1) for points in (one, two))
             separated |= (p.amax(1) <= q.amin(1)) | (q.amax(1) <= p.amin(1))
     return torch.stack([world, a, b], -1)[~separated]
+
+
+def _near(centre: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """World and slots a < b of all pairs whose ``centre`` [B, N, 2] are within ``_LONGEST``; in that order.
+
+    Sorted along a slanting direction, on which the streets of a map do not fall together, only a few come after each
+    that are near enough.
+    """
+    along = (centre * torch.tensor(_SLANT, dtype=centre.dtype)).sum(-1).masked_fill(~present, math.inf)
+    along, order = along.sort(1)
+    found = []
+    for k in range(1, along.shape[1]):
+        close = along[:, k:] - along[:, :-k] < _LONGEST
+        if not bool(close.any()):
+            break
+        world, place = close.nonzero(as_tuple=True)
+        a, b = order[world, place], order[world, place + k]
+        near = (centre[world, a] - centre[world, b]).norm(dim=-1) < _LONGEST
+        found.append(torch.stack([world, torch.minimum(a, b), torch.maximum(a, b)], -1)[near])
+    pairs = torch.cat(found) if found else torch.empty(0, 3, dtype=torch.int64)
+    n = along.shape[1]
+    pairs = pairs[((pairs[:, 0] * n + pairs[:, 1]) * n + pairs[:, 2]).argsort()]
+    return pairs[:, 0], pairs[:, 1], pairs[:, 2]

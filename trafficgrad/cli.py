@@ -149,30 +149,44 @@ def render(
 def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Measurements of which the median counts.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="PyTorch threads.")] = 1,
+    on_map: Annotated[bool, typer.Option("--map", help="On the map of the scenario midtown instead of rings.")] = False,
+    hour: Annotated[
+        bool, typer.Option("--hour", help="Simulate an hour on that map instead, and check that nobody is lost.")
+    ] = False,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
-    from trafficgrad import benchmark
+    from trafficgrad import benchmark, benchmark_map
 
-    benchmark.run(repetitions=repetitions, threads=threads)
+    if on_map or hour:
+        benchmark_map.bench(on_map, hour, repetitions, threads)
+    else:
+        benchmark.run(repetitions=repetitions, threads=threads)
 
 
 @app.command()
 def gradcheck(
     file: File,
     policy: Annotated[str | None, typer.Option(metavar="RUN", help="Who drives; default: a scripted driver.")] = None,
-    wrt: Annotated[str, typer.Option(help="Gradient by actions, drivers or initial (state).")] = "actions",
+    wrt: Annotated[
+        str, typer.Option(help="Gradient by actions, drivers, initial (state) or signals (timing).")
+    ] = "actions",
     mode: Annotated[list[str] | None, typer.Option(help="Gradient mode, repeatable; default: all.")] = None,
     widths: Annotated[
         str | None, typer.Option(metavar="M,M,...", help="Transition widths to try with straight_through, m.")
     ] = None,
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V,V,...", help="The same for another lane_gradient setting.")
+        list[str] | None,
+        typer.Option(metavar="KEY=V,V,...", help="The same for another setting of lane_gradient or signal_gradient."),
     ] = None,
     windows: Annotated[int | None, typer.Option(help="Windows; default: 24 to 64, by the scenario's size.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Decisions of a window; default: 32.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Decisions of a window; default: 32, or two cycles of signals.")
+    ] = None,
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of the reference for each window.")] = None,
     samples: Annotated[int | None, typer.Option(help="Perturbed gradients for each window and mode.")] = None,
-    sd: Annotated[float, typer.Option(help="Standard deviation of the perturbations.")] = 0.1,
+    sd: Annotated[
+        float | None, typer.Option(help="Standard deviation of the perturbations; default: 0.1, or 2 s of signals.")
+    ] = None,
     block: Annotated[int, typer.Option(help="Decisions that share an offset of the actions.")] = 8,
     per_vehicle: Annotated[bool, typer.Option("--per-vehicle", help="With drivers: each one's own.")] = False,
     discount: Annotated[float, typer.Option(help="Discount of rewards for each decision.")] = 1.0,
@@ -207,7 +221,7 @@ def gradcheck(
 
 @app.command()
 def validate(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, about half a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, a minute or two.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="GROUP", help="Only this group of checks; may be repeated.")
     ] = None,

@@ -353,7 +353,7 @@ class Demand:
 
     def _doors(self, network: RoadNetwork, t: _Tables) -> Doors:
         """Where the inflows lead on this network; made at the first call and kept."""
-        key = (network, t.speed.dtype, str(t.speed.device))
+        key = (network.base, t.speed.dtype, str(t.speed.device))
         if key not in self._kept:
             self.check(network)
             numbers = range(network.max_lanes)

@@ -128,7 +128,7 @@ def find_entries(state: TrafficState, heads: Heads, doors: Doors, entrance: Entr
 
     lane, start, room, leader_speed = chosen(lanes), chosen(start), chosen(room), chosen(speed)
     gap = chosen(rear) - start
-    limit = roads.speed_limit[lane] * own.speed_factor
+    limit = roads.limit(lane) * own.speed_factor
     desired = torch.where(limit < own.desired_speed, limit, own.desired_speed)
     possible = entry_speed(own, desired, gap, leader_speed, heads.offset)
     entering = torch.where(doors.speed < possible, doors.speed, possible)

@@ -93,6 +93,7 @@ class SignalGradient:
     everywhere, although the mean over traffic is not flat. Used: who stops for a red, and would have come ``u`` s too
     late to drive on, would have passed with a density exp(-u / headway) / headway in T, and as much in its own arrival.
     While it waits it would have driven at its free speed; when it goes, everybody would be one place further ahead.
+    A green shorter than two headways, as a ramp meter has, lets one vehicle go whenever it ends: nothing of this there.
     """
 
     mode: GradientMode = "straight_through"

@@ -161,7 +161,7 @@ def _evaluate(
     there = there.beside()
     if sim.network.has_speed_limits:
         beside = torch.stack([view.tables.right[lane], lane, view.tables.left[lane]], -1).clamp(min=0)
-        limit = view.tables.speed_limit[beside].gather(2, sides[:, None, :].expand(-1, lane.shape[1], -1))
+        limit = view.tables.limit(beside).gather(2, sides[:, None, :].expand(-1, lane.shape[1], -1))
         base = sim.car_following.for_drivers(state.driver if slots is None else state.driver[:, slots]).beside()
         factor = look_up(sim.fleet.speed_factor, state.driver if slots is None else state.driver[:, slots])
         factor = factor[..., None] if isinstance(factor, Tensor) else factor
@@ -250,7 +250,7 @@ def change_lanes(
     """Carry the decisions out, unless a gap has become too small in the meantime."""
     if sim.network.max_lanes == 1 and not sim.fleet.rows("steered"):
         return moved
-    lane, lateral, cooldown = moved.lane, moved.lateral, moved.cooldown
+    lane, lateral, cooldown, previous = moved.lane, moved.lateral, moved.cooldown, moved.previous
     here = lane.clamp(min=0)
     if sim.lane_change is not None or sim.fleet.rows("lane"):
         wish = decision.direction
@@ -268,12 +268,18 @@ def change_lanes(
             rear = beside(view.neighbors.follower_gap) + displacement - behind
             goes = (wish != 0) & (target >= 0) & moved.active & (front >= decision.min_gap) & (rear >= decision.min_gap)
         lane = torch.where(goes, target, lane)
+        if not sim.network.is_unbranched:
+            # A rear that is still on the edge before goes there too, where the lane beside leads to the new one.
+            before = previous.clamp(min=0)
+            aside = torch.where(wish > 0, view.tables.left[before], view.tables.right[before])
+            leads = (aside >= 0) & (view.tables.successor[aside.clamp(min=0)] == target)
+            previous = torch.where(goes & (previous >= 0) & leads, aside, previous)
         cooldown = torch.where(goes, _cooldown_after_change(sim, moved), cooldown)
     if decision.shift is not None:
         lateral = lateral + decision.shift
     if sim.fleet.rows("steered"):
         lane, lateral = _nearest_lane(sim, lane, lateral, moved.active, view.tables)
-    return dataclasses.replace(moved, lane=lane, lateral=lateral, cooldown=cooldown)
+    return dataclasses.replace(moved, lane=lane, lateral=lateral, cooldown=cooldown, previous=previous)
 
 
 def _cooldown_after_change(sim: Simulator, state: TrafficState) -> Tensor:

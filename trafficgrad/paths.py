@@ -20,6 +20,7 @@ from trafficgrad.state import PerDriver, TrafficState
 
 GATES = 3  # how many of them a driver thinks of at a time
 _CRAWL = 0.5  # m/s, of who stands
+_WORTHWHILE = 0.75  # fewer than this share of the looks along side lanes go on: the others are left out
 
 
 class Beyond(NamedTuple):
@@ -38,6 +39,21 @@ class Beyond(NamedTuple):
     slow_offset: Tensor  # [B, N] m to where it begins
 
 
+class _Looks(NamedTuple):
+    """How far looking along the ways has come; ``C`` looks, the first N along the own lanes."""
+
+    column: Tensor  # [C] int64, which of all looks
+    at: Tensor  # [B, C] int64 lane
+    row: Tensor  # [B, C] int64 of the plan
+    route: Tensor  # [B, C] int64
+    offset: Tensor  # [B, C] m to that lane's end
+    alive: Tensor  # [B, C] bool, it leads on
+    seeking: Tensor  # [B, C] bool, nobody was met
+    place: Tensor  # [B, C] m, where the vehicle is
+    leader: Tensor  # [B, C] int64, as in Beyond
+    leader_offset: Tensor  # [B, C] m
+
+
 def plan_row(state: TrafficState, t: LaneTables) -> Tensor:
     """Row of the plan that each vehicle follows, [B, N] int64; for drivers without a route that of their edge."""
     plan = t.plan
@@ -50,14 +66,20 @@ def plan_row(state: TrafficState, t: LaneTables) -> Tensor:
 
 def lane_after(lane: Tensor, row: Tensor, t: LaneTables) -> Tensor:
     """The lane that follows ``lane`` (>= 0) for drivers of plan row ``row``; -1 = none. Shapes broadcast."""
-    j = t.junctions
-    return torch.where(j.is_junction[lane], j.target[lane], t.plan.next_lane[row, t.number[lane]])
+    j, next_lane = t.junctions, t.plan.next_lane
+    onward = _pick(next_lane.reshape(-1), row * next_lane.shape[1] + _pick(t.number, lane))
+    return torch.where(_pick(j.is_junction, lane), _pick(j.target, lane), onward)
 
 
 def row_after(entered: Tensor, row: Tensor, route: Tensor, t: LaneTables) -> Tensor:
     """Row of the plan once ``entered`` (>= 0) is the lane; on junction lanes it is still that of the edge left."""
-    following = torch.where(route < 0, t.edge[entered], t.plan.following[row])
-    return torch.where(t.junctions.is_junction[entered], row, following)
+    following = torch.where(route < 0, _pick(t.edge, entered), _pick(t.plan.following, row))
+    return torch.where(_pick(t.junctions.is_junction, entered), row, following)
+
+
+def _pick(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` of a table [A], by the faster of PyTorch's two ways."""
+    return table.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
 @torch.no_grad()
@@ -82,20 +104,25 @@ def look_along(
     worlds, n = state.position.shape
     position, present = state.position.detach(), state.active & (state.lane >= 0)
     lane = state.lane.clamp(min=0)
-    sides = (1,) if network.max_lanes == 1 else (0, 1, 2)
-    own = sides.index(1)
-    at = torch.stack([t.right[lane], lane, t.left[lane]], -1)[..., sides]
-    alive = present[..., None] & (at >= 0)
-    at = at.clamp(min=0)
-    row = plan_row(state, t)[..., None].expand_as(at)
-    route = state.route[..., None]
+    on_cpu = lane.device.type == "cpu"  # elsewhere looking would wait for the device
+    # One look a column: first along all own lanes, then along right and left ones where they are.
+    sides = 1 if network.max_lanes == 1 else 3
+    begin = lane if sides == 1 else torch.cat([lane, t.right[lane], t.left[lane]], 1)
+    exists, begin = present.repeat(1, sides) & (begin >= 0), begin.clamp(min=0)
+    slot = torch.arange(n, device=lane.device)
+    rank = torch.empty_like(order).scatter_(1, order, slot.expand(worlds, n))
+    column = torch.arange(n * sides, device=lane.device)
+    if on_cpu and sides > 1:
+        column = torch.cat([slot, exists[:, n:].any(0).nonzero()[:, 0] + n])
+    whose, at, alive = column % n, begin.index_select(1, column), exists.index_select(1, column)
+    row, route, place = (x.index_select(1, whose) for x in (plan_row(state, t), state.route, position))
     offset = t.length[at]
-    slot = torch.arange(n, device=lane.device).expand(worlds, n)
+    looks = _Looks(
+        column, at, row, route, offset, alive, alive, place, torch.full_like(at, n), torch.zeros_like(offset)
+    )
+    leader, leader_offset = torch.full_like(begin, n), position.new_zeros(begin.shape)
 
-    rank = torch.empty_like(order).scatter_(1, order, slot)
     departing = _departing(state, length, rank, len(network.lanes))
-    leader = torch.full_like(at, n)
-    leader_offset = torch.zeros_like(offset)
     gate = torch.full((worlds, n, GATES), -1, device=lane.device)
     gate_offset = position.new_full((worlds, n, GATES), math.inf)
     gates = torch.arange(GATES, device=lane.device)
@@ -104,55 +131,77 @@ def look_along(
     slow = torch.full_like(lane, -1)
     slow_offset = torch.full_like(position, math.inf)
     lowest = torch.full_like(position, math.inf)  # m2/s2, squared speed at which it is still comfortable to slow down
-    # What was not yet met: by each of the sides a leader, by those in front a vehicle that they come up behind.
-    seeking = alive.clone()
+    # What was not yet met: by each look a leader, by those in front a vehicle that they come up behind.
     announcing = front & present
     coming_lane, coming_distance = [], []
     for _ in range(network.hops):
+        if on_cpu:
+            looks = _without_idle(looks, n, leader, leader_offset)
+        column, at, row, route, offset, alive, seeking, place, found_leader, found_offset = looks
         after = lane_after(at, row, t)
-        ends = alive & (after < 0)
-        wall = ends[..., own] & ~(t.plan.ends[row[..., own]] & ~j.is_junction[at[..., own]])
-        end_offset = torch.where(wall, offset[..., own], end_offset)
-        alive = alive & (after >= 0) & (offset - position[..., None] < LOOK_AHEAD)
-        after = after.clamp(min=0)
+        ends = alive[:, :n] & (after[:, :n] < 0)
+        wall = ends & ~(t.plan.ends[row[:, :n]] & ~j.is_junction[at[:, :n]])
+        end_offset = torch.where(wall, offset[:, :n], end_offset)
+        alive = alive & (offset - place < LOOK_AHEAD)
         seeking = seeking & alive
-        # On the next lane, or with the front on any other one and the rear still on this one: the nearer counts.
-        found = first.gather(1, after.reshape(worlds, -1)).reshape(after.shape)
-        leaving = departing.gather(1, at.reshape(worlds, -1)).reshape(at.shape)
+        alive = alive & (after >= 0)
+        after = after.clamp(min=0)
+        # On the next lane, or with the front on any other one and the rear still on this one: the nearer counts. The
+        # latter also where the own way ends here, as on a lane beside from which the route does not go on.
+        found, leaving = torch.where(alive, first.gather(1, after), n), departing.gather(1, at)
         found = torch.where(_place_of(leaving, order, position) < _place_of(found, order, position), leaving, found)
-        who = order.gather(1, found.reshape(worlds, -1).clamp(max=n - 1)).reshape(after.shape)
+        who = order.gather(1, found.clamp(max=n - 1))
         meets = seeking & (found < n)
-        itself = meets & (who == slot[..., None])
-        leader = torch.where(meets & ~itself, found, leader)
-        leader_offset = torch.where(meets, offset, leader_offset)
-        seeking = seeking & ~meets
-        way, start = after[..., own], offset[..., own]
-        going = alive[..., own]
+        itself = meets & (who == column % n)
+        found_leader = torch.where(meets & ~itself, found, found_leader)
+        found_offset = torch.where(meets, offset, found_offset)
+        seeking = seeking & alive & ~meets
+        way, start = after[:, :n], offset[:, :n]
+        going = alive[:, :n]
         announcing = announcing & going
         coming_lane.append(torch.where(announcing, way, len(network.lanes)))
         coming_distance.append(torch.where(announcing, start - position, math.inf))
-        announcing = announcing & ~meets[..., own]
+        announcing = announcing & ~meets[:, :n]
         new = going & j.gated[way]
         here = new[..., None] & (seen_gates[..., None] == gates)
         gate = torch.where(here, way[..., None], gate)
         gate_offset = torch.where(here, start[..., None], gate_offset)
         seen_gates = seen_gates + new.long()
         if network.has_speed_limits:
-            square = t.speed_limit[way] ** 2 + 2.0 * braking * (start - position)
+            square = t.limit(way) ** 2 + 2.0 * braking * (start - position)
             slower = going & (square < lowest)
             slow, slow_offset = torch.where(slower, way, slow), torch.where(slower, start, slow_offset)
             lowest = torch.where(slower, square, lowest)
         row = torch.where(alive, row_after(after, row, route, t), row)
-        at, offset = after, torch.where(alive, offset + t.length[after], offset)
-        if at.device.type == "cpu" and not bool(alive.any()):  # elsewhere looking would wait for the device
+        offset = torch.where(alive, offset + t.length[after], offset)
+        looks = _Looks(column, after, row, route, offset, alive, seeking, place, found_leader, found_offset)
+        if on_cpu and not bool(going.any() | seeking.any()):
             break
+    _write_down(looks, leader, leader_offset)
     coming, distance = _next_to_come(coming_lane, coming_distance, state.speed.detach(), len(network.lanes))
-    shape = (worlds, n, 3)
-    all_leaders = torch.full(shape, n, device=lane.device)
-    all_offsets = position.new_zeros(shape)
-    for i, side in enumerate(sides):
-        all_leaders[..., side], all_offsets[..., side] = leader[..., i], leader_offset[..., i]
+    order_of_sides = [1, 0, 2] if sides == 3 else [0]  # right, own, left
+    by_side = (x.reshape(worlds, sides, n).movedim(1, -1)[..., order_of_sides] for x in (leader, leader_offset))
+    all_leaders, all_offsets = (
+        x if sides == 3 else torch.nn.functional.pad(x, (1, 1), value=fill)
+        for x, fill in zip(by_side, (n, 0.0), strict=True)
+    )
     return Beyond(all_leaders, all_offsets, coming, distance, gate, gate_offset, end_offset, slow, slow_offset)
+
+
+def _without_idle(looks: _Looks, n: int, leader: Tensor, leader_offset: Tensor) -> _Looks:
+    """Without the looks along side lanes that seek nobody any more, if they are many; what they found is kept."""
+    seeking = looks.seeking[:, n:].any(0)
+    if int(seeking.sum()) >= _WORTHWHILE * len(seeking):
+        return looks
+    _write_down(looks, leader, leader_offset)
+    kept = torch.cat([torch.arange(n, device=seeking.device), seeking.nonzero()[:, 0] + n])
+    return _Looks(looks.column[kept], *(x.index_select(1, kept) for x in looks[1:]))
+
+
+def _write_down(looks: _Looks, leader: Tensor, leader_offset: Tensor) -> None:
+    """Put what was found where it belongs among all looks."""
+    leader.index_copy_(1, looks.column, looks.leader)
+    leader_offset.index_copy_(1, looks.column, looks.leader_offset)
 
 
 def _departing(state: TrafficState, length: PerDriver, rank: Tensor, lanes: int) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trafficgrad.traffic_scenario import TrafficScenario
 
 _MARGIN = 1.0  # m beyond the standstill gap between a starting place and its lane's end
+_BRAKING = 1.5  # m/s2, with which one must be able to stop before a junction
 
 
 class Places(NamedTuple):
@@ -36,6 +37,18 @@ class Places(NamedTuple):
     lane: Tensor  # [B, M] int64, index into the network's lanes
     route: Tensor  # [B, M] int64, -1 = none
     route_index: Tensor  # [B, M] int64
+
+
+def highest_speed(places: Places, network: RoadNetwork) -> Tensor:
+    """How fast vehicles may drive at first, [B, M] m/s: the limit, and so that they can stop where a right of way is
+    needed. Who was too fast there would shoot into the junction.
+    """
+    t = network.tables(torch.float64, "cpu")
+    after = network.successors.clamp(min=0)
+    gated = (t.junctions.gated[after] & (network.successors >= 0)).any(1)
+    left = (network.lane_length[places.lane] - places.position - _MARGIN).clamp(min=0.0)
+    stopping = torch.where(gated[places.lane], (2.0 * _BRAKING * left).sqrt(), math.inf)
+    return torch.minimum(network.speed_limit[places.lane], stopping)
 
 
 def controlled_slots(scenario: TrafficScenario) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ def _delay(after: TrafficState, simulator: Simulator) -> Tensor:
     """Mean over the vehicles of 1 - v / v_free, [B]."""
     free = look_up(simulator.car_following.desired_speed, after.driver)
     t = simulator.network.tables(after.speed.dtype, after.speed.device)
-    limit = t.speed_limit[after.lane.clamp(min=0)] * look_up(simulator.fleet.speed_factor, after.driver)
+    limit = t.limit(after.lane.clamp(min=0)) * look_up(simulator.fleet.speed_factor, after.driver)
     free = torch.where(limit < free, limit, free)
     there = after.active.to(after.speed.dtype)
     return ((1.0 - after.speed / free) * there).sum(-1) / there.sum(-1).clamp(min=1.0)

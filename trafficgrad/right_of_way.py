@@ -6,10 +6,15 @@ asked for from as far away as it takes to stop, kept until the rear has left the
 - the signal, if there is one, is green (and, at a stop sign, the vehicle has stopped);
 - nobody on the own lane is in front without the right of way;
 - no vehicle that has the right of way for a crossing lane has still to clear the place where they cross;
-- on the lane that it leads to, where others cross, there is room behind everybody who is on it or goes there;
+- on the lane that it leads to there is room behind everybody who is on it or goes there: where others cross, and,
+  while it is jammed, for those who give way to others on the way into it (else a roundabout fills up and locks);
 - nobody with precedence asks at the same time, or comes too soon: those of higher rank go first, among equals who
   would be there first (then the lower slot);
 - where lanes merge, there is a gap among those who have the right of way into the same lane.
+
+Where lanes of equal rank join, nothing crosses and nobody stands, drivers fall in line before: from ``zip_distance`` on
+they leave room for who is next ahead on the way to the common lane, whatever its lane, as far as comfortable braking
+allows.
 
 Without it a driver sees a standing leader at the stop line. With it, where lanes merge, the leader is whoever is next
 ahead on the way into the common lane. Rights of way never contradict each other, so that nobody drives through another,
@@ -19,16 +24,17 @@ and they are given by a strict order, so that nobody waits for ever for each oth
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trafficgrad.bodies import covers_previous, last_bodies, lowest_rear
+from trafficgrad.bodies import bodies_ahead, covers_previous, lowest_rear
 from trafficgrad.car_following.base import CarFollowing
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.lane_change.base import OWN
+from trafficgrad.merge_order import around_in_merge, columns_where, of_columns
 from trafficgrad.network.conflicts import CROSSING, DIVERGE, MERGE
 from trafficgrad.network.tables import JunctionTables, LaneTables
 from trafficgrad.paths import lane_after, plan_row
@@ -41,6 +47,9 @@ if TYPE_CHECKING:
 
 _AT_LINE = 3.0  # m beyond the standstill gap: so near to the line a vehicle stands at it
 _STANDING = 0.3  # m/s
+_SLOW = 6.0  # m/s
+_ROOM_LATER = 0.4  # m that may be missing beside each other, for each m before the place where lanes have joined,
+_OPENS = 0.5  # as long as this share of comfortable braking opens them on the way there
 _GREEN_RANK = 1000  # a full green goes before everything else at the same junction
 _SMALLEST_GAP = 0.5  # m, between vehicles in a merge
 _FASTEST = 50.0  # m/s where there is no speed limit
@@ -55,11 +64,12 @@ class RightOfWay:
     safe_deceleration: float = 3.0  # m/s2 that merging may ask of oneself and of who comes behind
     stop_deceleration: float = 4.0  # m/s2, who would brake harder than this for a yellow or red drives on
     reaction_time: float = 1.0  # s, the right of way is asked for that much before braking must begin
+    zip_distance: float = 50.0  # m before lanes join in turn, from where drivers leave room for each other
 
     def __post_init__(self) -> None:
-        for name in ("time_gap", "safe_deceleration", "stop_deceleration", "reaction_time"):
-            if getattr(self, name) < 0:
-                raise TrafficGradError(f"RightOfWay.{name} must be >= 0, got {getattr(self, name)}")
+        for field in fields(self):
+            if getattr(self, field.name) < 0:
+                raise TrafficGradError(f"RightOfWay.{field.name} must be >= 0, got {getattr(self, field.name)}")
 
 
 class Passage(NamedTuple):
@@ -70,6 +80,8 @@ class Passage(NamedTuple):
     gate: Tensor  # [B, N] int64, which of the gates ahead
     leader: Tensor  # [B, N, K] int64 slot of a vehicle to follow, -1 = none
     leader_gap: Tensor  # [B, N, K] m without own and leader's positions' gradient
+    zip_leader: Tensor  # [B, N] int64 slot of a vehicle to leave room for where lanes join in turn, -1 = none
+    zip_gap: Tensor  # [B, N] m, below 0 beside it; without gradient
 
 
 @torch.no_grad()
@@ -126,13 +138,17 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     room = _room(state, t, torch.cat(bound_for, 1), needs, lanes).gather(1, target.clamp(min=0))
     short = t.length[target.clamp(min=0)] < needs
     leaves = t.plan.ends[t.edge[target.clamp(min=0)]]
-    fits = (room >= needs) | ~j.crosses[way] | short | leaves
+    jammed = _slow_lanes(present, state.lane, speed, lanes).gather(1, target.clamp(min=0))
+    fits = (room >= needs) | ~(j.crosses[way] | (j.gives_way[way] & jammed)) | short | leaves
     able = approaches & is_open & stopped & fits
     asks = able & near & ~of_next(behind_waiting)
     comes = able & first_behind | asks
     rank = j.rank[way] + torch.where(letter == GREEN, _GREEN_RANK, 0)
-    limit = t.speed_limit[way]
+    limit = t.limit(way)
     arrival = _travel_time(distance.clamp(0.0, _FAR), speed, push, limit)
+    # Lanes that join in turn: nearest first, as in the order that they fall in line by.
+    arrival = torch.where(j.zips[way], (distance + t.length[way]).clamp(max=_FAR), arrival)
+    zips = approaches & is_open & j.zips[way] & (distance < rules.zip_distance)
 
     # Per junction lane: who asks first, who comes first and with which rank, whose rear clears it last.
     first_time, first_slot = _first(torch.where(asks, way, lanes), arrival, lanes)
@@ -147,34 +163,35 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     rears = [position - size, t.length[before] + position - size, *(-d - size for d in distances.unbind(-1))]
     last = lowest_rear(torch.cat(holders, 1), torch.cat(rears, 1), lanes, n)
 
-    # Against every foe of the way asked for: [B, N, F].
-    foe, kind = j.foe[way], j.kind[way]
+    # Against every foe of the way asked for, for those who ask: [B, M, F].
+    some = columns_where(asks)
+    asked, mine, own_rank, limit, to_way = (x[:, some] for x in (way, arrival, rank, limit, distance))
+    foe, kind = j.foe[asked], j.kind[asked]
     flat = foe.clamp(min=0).reshape(worlds, -1)
 
     def of_foes(table: Tensor) -> Tensor:
         return table.gather(1, flat).reshape(foe.shape)
 
     foe_rank, foe_time, foe_slot = of_foes(coming_rank), of_foes(first_time), of_foes(first_slot)
-    own_slot = torch.arange(n, device=lane.device)[:, None]
-    mine, own_rank = arrival[..., None], rank[..., None]
-    sooner = (foe_time < mine) | ((foe_time == mine) & (foe_slot < own_slot))
+    mine, own_rank = mine[..., None], own_rank[..., None]
+    sooner = (foe_time < mine) | ((foe_time == mine) & (foe_slot < some[:, None]))
     yields = (foe_slot < n) & ((foe_rank > own_rank) | ((foe_rank == own_rank) & sooner))
     crossing = kind == CROSSING
-    occupied = crossing & (of_foes(last.rear) < j.foe_exit[way])
-    to_clear = distance[..., None].clamp(0.0, _FAR) + j.own_exit[way] + _wide(size)
-    clear_at = _travel_time(to_clear, speed[..., None], _wide(push), limit[..., None])
-    pace = t.speed_limit[foe.clamp(min=0)].clamp(max=_FASTEST)
-    meets = of_foes(coming_time) + j.foe_entry[way] / pace < clear_at + rules.time_gap
+    occupied = crossing & (of_foes(last.rear) < j.foe_exit[asked])
+    to_clear = to_way[..., None].clamp(0.0, _FAR) + j.own_exit[asked] + _wide(of_columns(size, some))
+    clear_at = _travel_time(to_clear, speed[:, some, None], _wide(of_columns(push, some)), limit[..., None])
+    pace = t.limit(foe.clamp(min=0)).clamp(max=_FASTEST)
+    meets = of_foes(coming_time) + j.foe_entry[asked] / pace < clear_at + rules.time_gap
     cut_off = crossing & (foe_rank > own_rank) & meets
     barred = ((yields & (crossing | (kind == MERGE))) | occupied | cut_off) & (foe >= 0)
-    granted = asks & ~barred.any(-1)
+    granted = asks & ~torch.zeros_like(asks).index_copy(1, some, barred.any(-1))
 
     # Where lanes merge: the place in the common order, of those inside, of those who may enter and of those who ask.
     joins = approaches & j.merges[way] & near
     members = torch.stack(
         [
             torch.where(inside & j.merges[lane], j.target[lane], lanes),
-            torch.where(joins, target, lanes),
+            torch.where(joins | zips, target, lanes),
             *torch.where(kept & j.merges[ways], j.target[ways], lanes).unbind(-1),
         ]
     )
@@ -185,19 +202,35 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
             *(distances + t.length[ways]).clamp(max=_FAR).unbind(-1),
         ]
     )
+    # Beside each other is no danger yet where lanes only begin to join: room is needed the more the nearer that is.
+    apart = torch.stack(
+        [
+            torch.where(j.zips[lane], j.narrows[lane] - position, 0.0),
+            torch.where(j.zips[way], distance.clamp(max=_FAR) + j.narrows[way], 0.0),
+            *torch.where(j.zips[ways], distances.clamp(max=_FAR) + j.narrows[ways], 0.0).unbind(-1),
+        ]
+    ).clamp(min=0.0)
     no, yes = torch.zeros_like(inside), torch.ones_like(inside)
-    first_rank = _goes_first(j)[way] & able
+    some = columns_where(joins)
+    first_rank = able & torch.zeros_like(able).index_copy(1, some, _goes_first(j, way[:, some]))
     has_it = torch.stack([yes, no, *[yes] * gates.shape[2]])
     counts = torch.stack([yes, first_rank, *[yes] * gates.shape[2]])
-    next_ahead, ahead_gap, next_behind, behind_gap = _around_in_merge(members, to_go, has_it, counts, size, lanes)
-    safe = _gap_is_safe(rules, model, speed, ahead_gap[1], next_ahead[1], behind_gap[1], next_behind[1])
-    # Who has precedence and only comes must not hide somebody behind who has the right of way already.
-    _, _, holder, holder_gap = _around_in_merge(members, to_go, has_it, has_it, size, lanes)
-    safe = safe & _gap_is_safe(rules, model, speed, ahead_gap[1], next_ahead[1], holder_gap[1], holder[1])
-    granted = granted & (safe | ~joins)
+    (next_ahead, ahead_gap), *behind = around_in_merge(members, to_go, has_it, (counts, has_it), size, lanes)
+    time = apart / speed.clamp(min=_STANDING)
+    room_later = torch.minimum(_ROOM_LATER * apart, 0.5 * _OPENS * braking * time * time)
+    ahead_gap = ahead_gap + room_later
+    # Who has precedence and only comes must not hide somebody behind who has the right of way already: both count.
+    for follower, rear_gap in behind:
+        safe = _gap_is_safe(rules, model, speed, ahead_gap[1], next_ahead[1], rear_gap[1], follower[1])
+        granted = granted & (safe | ~joins)
 
     follows = next_ahead.clone()
     follows[1] = torch.where(granted, follows[1], -1)
+    zip_leader, zip_gap = torch.full_like(gate, -1), torch.zeros_like(speed)
+    if zips.device.type != "cpu" or bool(zips.any()):
+        in_turn = torch.stack([yes, zips, *[yes] * gates.shape[2]])
+        [(zip_ahead, to_it)] = around_in_merge(members, to_go, in_turn, (), size, lanes)
+        zip_leader, zip_gap = torch.where(zips & ~granted, zip_ahead[1], -1), (to_it + room_later)[1]
     beside, beside_gap = _parting(state, view, lanes, inside)
     return Passage(
         torch.where(granted, gate, torch.where(kept, gates, -1).gather(2, (number - 1).clamp(min=0))[..., 0]),
@@ -205,6 +238,8 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
         number.clamp(max=gates.shape[2] - 1)[..., 0],
         torch.cat([follows.movedim(0, -1), beside[..., None]], -1),
         torch.cat([torch.where(follows >= 0, ahead_gap, math.inf).movedim(0, -1), beside_gap[..., None]], -1),
+        zip_leader,
+        zip_gap,
     )
 
 
@@ -238,25 +273,26 @@ def _gap_is_safe(
 
 
 def _parting(state: TrafficState, view: View, lanes: int, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """The last body ahead on a way that parts from the own one and is not clear of it yet: slot (-1 = none) and gap."""
+    """The next body ahead on a way that parts from the own one and is not clear of it yet: slot (-1 = none) and gap."""
     t, n = view.tables, state.vehicles
-    j, size, lane = t.junctions, _detached(view.length), state.lane.clamp(min=0)
+    j, lane = t.junctions, state.lane.clamp(min=0)
     next_way = lane_after(lane, plan_row(state, t), t)
     current = torch.where(inside, lane, next_way.clamp(min=0))
     start = torch.where(inside, -state.position.detach(), t.length[lane] - state.position.detach())
-    seen = last_bodies(state, t, view.length, lanes)
+    valid = (inside | (next_way >= 0)) & state.active & (state.lane >= 0)
+    some = columns_where(valid & j.parts[current])
+    current, begin, valid = (x[:, some, None] for x in (current, start, valid))
+    current = current[..., 0]
     other = j.foe[current]
-    flat = other.clamp(min=0).reshape(state.worlds, -1)
-    rear, slot = (x.gather(1, flat).reshape(other.shape) for x in (seen.rear, seen.slot))
-    body = _pick_any(size, slot.clamp(min=0).reshape(state.worlds, -1))
-    body = body.reshape(slot.shape) if isinstance(body, Tensor) and body.dim() else body
-    begin = start[..., None]
-    own_slot = torch.arange(n, device=lane.device)[:, None]
-    in_way = (j.kind[current] == DIVERGE) & (other >= 0) & (slot >= 0) & (slot != own_slot)
-    in_way &= (rear < j.foe_exit[current]) & (rear + body > -begin)
-    in_way &= (inside | (next_way >= 0))[..., None] & (state.active & (state.lane >= 0))[..., None]
+    flat, place = other.clamp(min=0).reshape(state.worlds, -1), (-begin).expand(other.shape).reshape(state.worlds, -1)
+    seen = bodies_ahead(state, t, view.length, lanes, flat, place)
+    rear, slot = (x.reshape(other.shape) for x in seen)
+    in_way = (j.kind[current] == DIVERGE) & (other >= 0) & (slot >= 0) & (slot != some[:, None])
+    in_way &= (rear < j.foe_exit[current]) & valid
     gap, which = torch.where(in_way, begin + rear, math.inf).min(-1)
-    return torch.where(torch.isfinite(gap), slot.gather(2, which[..., None])[..., 0], -1), gap
+    who = torch.where(torch.isfinite(gap), slot.gather(2, which[..., None])[..., 0], -1)
+    nobody, nothing = torch.full((state.worlds, n), -1, device=lane.device), start.new_full(start.shape, math.inf)
+    return nobody.index_copy(1, some, who), nothing.index_copy(1, some, gap)
 
 
 def passage_acceleration(passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead) -> Tensor:
@@ -266,18 +302,24 @@ def passage_acceleration(passage: Passage, model: CarFollowing, state: TrafficSt
     """
     speed = state.speed
     allowed = torch.full_like(speed, math.inf)
-    for k in range(passage.leader.shape[-1]):
-        who = passage.leader[..., k]
-        there = who.clamp(min=0)
-        follows = who >= 0
+
+    def behind(who: Tensor, known: Tensor, smallest: float) -> Tensor:
+        there, follows = who.clamp(min=0), who >= 0
         # The gap's value is known; its derivative is that of the two positions.
         apart = state.position.gather(1, there) - state.position
-        gap = passage.leader_gap[..., k] + (apart - apart.detach())
-        behind = model.acceleration(
-            speed, torch.where(follows, gap, math.inf), torch.where(follows, speed - speed.gather(1, there), 0.0)
-        )
-        allowed = torch.where(follows & (behind < allowed), behind, allowed)
-    return allowed
+        gap = (known + (apart - apart.detach())).clamp(min=smallest)
+        closing = torch.where(follows, speed - speed.gather(1, there), 0.0)
+        return model.acceleration(speed, torch.where(follows, gap, math.inf), closing)
+
+    for k in range(passage.leader.shape[-1]):
+        who = passage.leader[..., k]
+        following = behind(who, passage.leader_gap[..., k], -math.inf)
+        allowed = torch.where((who >= 0) & (following < allowed), following, allowed)
+    # Room for who comes before from the lane beside: nobody brakes harder for it than is comfortable.
+    who = passage.zip_leader
+    following = behind(who, passage.zip_gap, _SMALLEST_GAP)
+    following = torch.maximum(following, torch.zeros_like(following) - model.comfortable_deceleration)
+    return torch.where((who >= 0) & (following < allowed), following, allowed)
 
 
 def stop_at_gate(passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead) -> Tensor:
@@ -337,52 +379,15 @@ def _room(state: TrafficState, t: LaneTables, heading: Tensor, needs: PerDriver,
     return t.length - total[:, :-1]
 
 
-def _goes_first(j: JunctionTables) -> Tensor:
-    """[A] bool: junction lanes to which all that merge with them give way."""
-    foes = j.foe.clamp(min=0)
-    merging = (j.kind == MERGE) & (j.foe >= 0)
-    return ((j.rank[foes] < j.rank[:, None]) | ~merging).all(1) & j.merges
+def _slow_lanes(present: Tensor, lane: Tensor, speed: Tensor, lanes: int) -> Tensor:
+    """Lanes on which somebody is slower than ``_SLOW``, [B, A] bool."""
+    slow = torch.where(present & (speed < _SLOW), lane, lanes)
+    none = torch.zeros(len(lane), lanes + 1, dtype=torch.bool, device=lane.device)
+    return none.scatter(1, slow, True)[:, :-1]
 
 
-def _around_in_merge(
-    joined: Tensor, to_go: Tensor, ahead_of: Tensor, behind_of: Tensor, size: PerDriver, lanes: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Who is next before and next after each vehicle on the ways into one lane: slots (-1 = none) and gaps.
-
-    Parameters:
-        joined: [R, B, N] lane that a vehicle is on the way to, ``lanes`` = none; it may be on the way to several.
-        to_go: [R, B, N] m to that lane's beginning. ahead_of, behind_of: [R, B, N] bool, who counts before and after.
-        size: of the bodies, m.
-    """
-    rounds, worlds, n = joined.shape
-
-    def flat(x: Tensor) -> Tensor:
-        return x.movedim(0, 1).reshape(worlds, -1)
-
-    lane, distance = flat(joined), flat(to_go)
-    order = torch.sort(distance, dim=1, stable=True)[1]
-    order = order.gather(1, torch.sort(lane.gather(1, order), dim=1, stable=True)[1])
-    count = rounds * n
-    place = torch.arange(count, device=lane.device).expand(worlds, count)
-    group = lane.gather(1, order)
-    member = group < lanes
-    before = torch.where(flat(ahead_of).gather(1, order) & member, place, -1).cummax(1)[0]
-    before = torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
-    after = torch.where(flat(behind_of).gather(1, order) & member, place, count).flip(1).cummin(1)[0].flip(1)
-    after = torch.cat([after[:, 1:], torch.full_like(after[:, :1], count)], 1)
-    in_group = member & (before >= 0) & (group.gather(1, before.clamp(min=0)) == group)
-    ahead = torch.where(in_group, order.gather(1, before.clamp(min=0)), -1)
-    in_group = member & (after < count) & (group.gather(1, after.clamp(max=count - 1)) == group)
-    behind = torch.where(in_group, order.gather(1, after.clamp(max=count - 1)), -1)
-    back = torch.empty_like(order).scatter_(1, order, place)
-    ahead, behind = ahead.gather(1, back), behind.gather(1, back)
-    ahead_gap = distance - _pick(distance, ahead) - _pick_any(size, ahead % n)
-    own_size = size.repeat(1, rounds) if isinstance(size, Tensor) and size.dim() else size
-    behind_gap = _pick(distance, behind) - distance - own_size
-
-    def apart(x: Tensor) -> Tensor:
-        return x.reshape(worlds, rounds, n).movedim(1, 0)
-
-    slots = (torch.where(x >= 0, x % n, -1) for x in (ahead, behind))
-    a, b = (apart(x) for x in slots)
-    return a, apart(ahead_gap), b, apart(behind_gap)
+def _goes_first(j: JunctionTables, lane: Tensor) -> Tensor:
+    """Whether all that merge with a junction lane (>= 0) give way to it; bool of the shape of ``lane``."""
+    foe = j.foe[lane]
+    merging = (j.kind[lane] == MERGE) & (foe >= 0)
+    return ((j.rank[foe.clamp(min=0)] < j.rank[lane][..., None]) | ~merging).all(-1) & j.merges[lane]

@@ -28,8 +28,9 @@ URGENT = 0.1  # of the way from no need to the lane's end: from here on others m
 EXTRA_BRAKING = 2.0  # m/s2 that a change at the lane's end may ask for more than an ordinary one
 ROOM_BRAKING = 2.0  # m/s2, the most that making room asks for
 STAGGER = 14.0  # m: two cars and their gaps
-_ALONGSIDE = 1.0  # m behind: who is nearer could not make room, and goes on
+_ALONGSIDE = 1.0  # m behind: who stands nearer could not make room, and goes on
 _SLOW = 1.0  # m/s: whoever is slower stops within the standstill gap
+_JAMMED = 5.0  # m/s: where all are slower, lanes move side by side
 _LAST_BRAKING = 3.0  # m/s2 that what comes after a lane change may ask for
 
 
@@ -81,7 +82,7 @@ def may_change(state: TrafficState, length: PerDriver, ahead: Ahead, t: LaneTabl
         number = (t.number[lane] + k).clamp(0, t.plan.next_lane.shape[1] - 1)
         after = t.plan.next_lane[row, number]
         way = after.clamp(min=0)
-        demanding = (after >= 0) & j.is_junction[way] & (j.gated[way] | j.parts[way] | (t.speed_limit[way] < speed))
+        demanding = (after >= 0) & j.is_junction[way] & (j.gated[way] | j.parts[way] | (t.limit(way) < speed))
         sides.append(out & ~bound & (slow | ~(late & demanding)))
     return torch.stack(sides, -1)
 
@@ -104,7 +105,8 @@ def end_of_lane(state: TrafficState, model: CarFollowing, ahead: Ahead, t: LaneT
 def make_room(state: TrafficState, model: CarFollowing, around: Neighbors, exists: Tensor, need: RouteNeed) -> Tensor:
     """Acceleration of those who make room for urgent lane changes, and of those who need it; +inf for others. [B, N].
 
-    Who is alongside goes on: two that wait for each other side by side would stand for ever.
+    In slow traffic, of two side by side the one whose front is behind falls back; else they would stay so to the lane's
+    end. Standing it does not: two that wait for each other side by side would stand for ever.
     ``exists`` [B, N, 3]: the right, own and left lane may be entered.
     """
     speed = state.speed
@@ -114,7 +116,8 @@ def make_room(state: TrafficState, model: CarFollowing, around: Neighbors, exist
         return x.gather(2, k)[..., 0]
 
     urgent = (need.urgency > URGENT) & (need.side != 0) & state.active & there(exists)
-    leads = urgent & (there(around.leader) >= 0) & (there(around.gap) > 0.0)
+    rolls = (speed > _SLOW) & (speed < _JAMMED)
+    leads = urgent & (there(around.leader) >= 0) & ((there(around.gap) > 0.0) | rolls)
     own = model.acceleration(
         speed,
         torch.where(leads, there(around.gap), math.inf),
@@ -122,8 +125,8 @@ def make_room(state: TrafficState, model: CarFollowing, around: Neighbors, exist
     )
     allowed = torch.where(leads, torch.where(own > -ROOM_BRAKING, own, -ROOM_BRAKING), math.inf)
     follower = there(around.follower)
-    follows = urgent & (follower >= 0) & (there(around.follower_gap) > _ALONGSIDE)
     slot = follower.clamp(min=0)
+    follows = urgent & (follower >= 0) & ((there(around.follower_gap) > _ALONGSIDE) | rolls.gather(1, slot))
     theirs = model.take(slot).acceleration(
         speed.gather(1, slot),
         torch.where(follows, there(around.follower_gap), math.inf),

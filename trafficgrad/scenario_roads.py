@@ -32,6 +32,7 @@ from trafficgrad.network.files import load_network
 from trafficgrad.network.osm import read_osm
 from trafficgrad.network.routing import Route, edge_graph
 from trafficgrad.network.signal_defaults import default_programmes
+from trafficgrad.network.signals import Meter
 from trafficgrad.network.sumo import read_sumo
 from trafficgrad.scenario_sections.roads import (
     BuiltNetwork,
@@ -177,6 +178,8 @@ def _from_builder(network: BuiltNetwork | PlainNetwork, signals: SignalsConfig) 
         values["speed_limit"] = math.inf
     if signals.control != "programme" and "kind" in inspect.signature(builder).parameters:
         values["kind"] = signals.control  # which also decides how long its greens may be
+    if values.get("meter") is not None:
+        values["meter"] = Meter(**{**values["meter"], "rate": values["meter"]["rate"] / 3600.0})
     return builder(**values)
 
 

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from trafficgrad.simulator import Simulator
 
 
+_SINGLE = 2.0  # headways: a shorter green lets one vehicle go
+
+
 class Changes(NamedTuple):
     """Signals that have just changed, as the vehicles see them. Fields [B, N]."""
 
-    turns_green: Tensor  # bool
+    turns_green: Tensor  # bool, for those who may go
     turns_red: Tensor  # bool, yellow included, for those who stop
     late: Tensor  # s, time of the change less the beginning of the step, in (-dt, 0], with graph
     waits: Tensor  # bool, the next gate is closed by a signal
+    meters: Tensor  # bool, the phase before was so short that it lets one vehicle go whenever it ends
 
 
-def changes(signals: Signals, state: TrafficState, view: View, passage: Passage, dt: float) -> Changes:
-    """What the next signal of every vehicle has just done."""
+def changes(signals: Signals, state: TrafficState, view: View, passage: Passage, dt: float, headway: float) -> Changes:
+    """What the next signal of every vehicle has just done; ``headway`` of vehicles in a queue, s."""
     ahead = view.neighbors.ahead
     assert ahead is not None
     j = view.tables.junctions
@@ -41,7 +45,9 @@ def changes(signals: Signals, state: TrafficState, view: View, passage: Passage,
     fresh = (state.phase_time < (1.0 - 1e-3) * dt).gather(1, seen) & (signal >= 0)
     late = (signals.begun(state) - state.time.detach()[:, None]).gather(1, seen)
     waits = (signal >= 0) & ~now & passage.closed
-    return Changes(fresh & ~then & now, fresh & then & waits, late, waits)
+    meters = signals.lasts(before).gather(1, seen) < _SINGLE * headway
+    # A green does not open the gate for who still yields to others, or finds no room behind the junction.
+    return Changes(fresh & ~then & now & ~passage.closed, fresh & then & waits, late, waits, meters)
 
 
 def shared_step(change: Changes, free: Tensor, stopping: Tensor, dt: float, mode: GradientMode) -> Tensor:
@@ -79,7 +85,7 @@ def carry_passing(
         )
     # Passing becomes likelier if the red comes later, and if the vehicle is farther ahead.
     moved = straight_through(change.late) - straight_through(distance) / before.speed.detach().clamp(min=1.0)
-    new = torch.where(change.turns_red, density * moved, 0.0)
+    new = torch.where(change.turns_red & ~change.meters, density * moved, 0.0)
     gone = straight_through(torch.where(change.waits, 0.0, before.passed))
     place = look_up(sim.fleet.length, state.driver) + view.model.min_gap
     state = dataclasses.replace(
@@ -105,7 +111,7 @@ def _carries(sim: Simulator) -> bool:
 def _gained(sim: Simulator, state: TrafficState) -> Tensor:
     """0, with the gradient of the speed that waiting vehicles would have if they had passed, m/s. [B, N]."""
     t = sim.network.tables(state.position.dtype, state.position.device)
-    limit = t.speed_limit[state.lane.clamp(min=0)] * look_up(sim.fleet.speed_factor, state.driver)
+    limit = t.limit(state.lane.clamp(min=0)) * look_up(sim.fleet.speed_factor, state.driver)
     desired = look_up(sim.car_following.desired_speed, state.driver)
     free = torch.where(limit < desired, limit, desired)
     return straight_through(state.passed) * (free - state.speed).detach()

@@ -26,11 +26,11 @@ _CRUMB = 1e-3  # s, more than float32 loses in hours
 class Signals:
     """Programmes of all signals of a network as tensors; ``S`` signals of at most ``P`` phases, ``L`` letters.
 
-    ``durations`` and ``offset`` of fixed programmes may require gradients.
+    ``durations`` and ``offset`` of fixed programmes may require gradients, and may differ from world to world.
     """
 
-    durations: Tensor  # [S, P] s; 0 = padding
-    offset: Tensor  # [S] s, when phase 0 begins
+    durations: Tensor  # [S, P] or [B, S, P] s; 0 = padding
+    offset: Tensor  # [S] or [B, S] s, when phase 0 begins
     letters: Tensor  # [S, P, L] int64: RED, YELLOW, YIELDING, GREEN
     kind: Tensor  # [S] int64: FIXED, ACTUATED, CONTROLLED
     shortest: Tensor  # [S, P] s, of phases that are not fixed
@@ -71,13 +71,56 @@ class Signals:
         )
 
     def __post_init__(self) -> None:
-        if self.durations.dim() != 2 or self.offset.shape != self.durations.shape[:1]:
+        known = self.letters.shape[:2]
+        if (
+            self.durations.dim() not in (2, 3)
+            or self.offset.dim() not in (1, 2)
+            or self.durations.shape[-2:] != known
+            or self.offset.shape[-1:] != known[:1]
+        ):
             raise TrafficGradError(
-                f"Signals need durations [S, P] and offset [S], got {list(self.durations.shape)} and "
-                f"{list(self.offset.shape)}"
+                f"Signals need durations {list(known)} and offset {list(known[:1])}, with worlds before them or not, "
+                f"got {list(self.durations.shape)} and {list(self.offset.shape)}"
             )
         if bool((self.durations.detach() < 0).any()):
             raise TrafficGradError("Signals.durations must be >= 0 s")
+
+    @property
+    def count(self) -> int:
+        """S."""
+        return len(self.kind)
+
+    def check_worlds(self, worlds: int) -> None:
+        """The programmes are for so many worlds, or the same for all.
+
+        Raises:
+            TrafficGradError: they are for another number.
+        """
+        for name, value, shared in (("durations", self.durations, 2), ("offset", self.offset, 1)):
+            if value.dim() > shared and len(value) != worlds:
+                raise TrafficGradError(f"Signals.{name} are for {len(value)} worlds, the state has {worlds}")
+
+    def metered(self, signal: int, rate: Tensor) -> Signals:
+        """The programmes with another rate of a ramp meter: its green stays, green and red together take 1 / rate.
+
+        Parameters:
+            signal: row of the meter, whose programme has one green and then one red. rate: vehicles/s, [] or [B]; it
+                may require a gradient, and must leave a red.
+
+        Raises:
+            TrafficGradError: the signal is no meter, or (on the CPU) the rate leaves no red.
+        """
+        shown = (self.letters[signal, :2] >= YIELDING).any(-1).tolist()
+        if self.phases[signal] != 2 or shown != [True, False]:
+            raise TrafficGradError(f"signal {signal} is no ramp meter: expected one green phase and then one red one")
+        red = 1.0 / rate - self.durations[..., signal, 0]
+        if red.device.type == "cpu" and not bool((red > 0).all()):
+            raise TrafficGradError(
+                f"signal {signal}: a rate of {float(rate.max()):g} vehicles/s leaves no red beside the green"
+            )
+        place = torch.zeros_like(self.letters[..., 0], dtype=torch.bool)
+        place[signal, 1] = True
+        return dataclasses.replace(self, durations=torch.where(place, red[..., None, None], self.durations))
 
     def start(self, state: TrafficState) -> TrafficState:
         """The state with every signal at the phase that its programme has at the state's time."""
@@ -88,26 +131,31 @@ class Signals:
     def _fixed(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """Phase [B, S] and time since it began of programmes that run by the clock."""
         durations, offset = self.durations.detach(), self.offset.detach()
-        ends = durations.cumsum(1)
-        cycle = ends[:, -1]
+        ends = durations.cumsum(-1)
+        cycle = ends[..., -1]
         # Rounding must not put a moment that is a whole number of steps before the switch that it is.
         moment = torch.remainder(time[:, None] - offset + _CRUMB, cycle)
         phase = (moment[..., None] >= ends).sum(-1)
-        begin = torch.where(
-            phase > 0, ends.expand(len(time), -1, -1).gather(2, (phase - 1).clamp(min=0)[..., None])[..., 0], 0.0
-        )
+        begin = torch.where(phase > 0, _of_phase(ends, (phase - 1).clamp(min=0)), 0.0)
         return phase, (moment - begin - _CRUMB).clamp(min=0.0)
 
     def begun(self, state: TrafficState) -> Tensor:
         """When the present phases began, [B, S] s; for fixed programmes with the graph of offsets and durations."""
-        ends = self.durations.cumsum(1)
-        whole = torch.cat([torch.zeros_like(ends[:, :1]), ends], 1)
-        s = torch.arange(len(self.offset), device=ends.device).expand(state.phase.shape)
-        cycle = ends[:, -1]
+        ends = self.durations.cumsum(-1)
+        begins = _of_phase(torch.cat([torch.zeros_like(ends[..., :1]), ends], -1), state.phase)
+        cycle = ends[..., -1]
         began = state.time[:, None] - state.phase_time
-        number = torch.round((began - self.offset - whole[s, state.phase]).detach() / cycle.detach())
-        time = self.offset + number * cycle + whole[s, state.phase]
+        number = torch.round((began - self.offset - begins).detach() / cycle.detach())
+        time = self.offset + number * cycle + begins
         return torch.where(self.kind == FIXED, time, began.detach())
+
+    def remaining(self, state: TrafficState) -> Tensor:
+        """How long the present phases go on if they last as long as their programmes say, [B, S] s."""
+        return self.lasts(state.phase) - state.phase_time
+
+    def lasts(self, phase: Tensor) -> Tensor:
+        """How long phases [B, S] last as their programmes say, [B, S] s."""
+        return _of_phase(self.durations, phase)
 
     def shown(self, phase: Tensor, signal: Tensor, index: Tensor) -> Tensor:
         """Letter that vehicles see: ``signal`` and ``index`` int64 of one shape [B, ...], -1 = no signal (YIELDING)."""
@@ -123,7 +171,7 @@ class Signals:
         letter = self.shown(state.phase, signal, t.junctions.signal_index[way])
         near = ahead.gate_distance[..., 0].detach() < EXTENSION * state.speed.detach() + _AT_LINE
         comes = (signal >= 0) & (letter >= YIELDING) & near
-        count = len(self.offset)
+        count = self.count
         found = torch.zeros(state.worlds, count + 1, dtype=torch.int64, device=signal.device)
         return found.scatter_add(1, torch.where(comes, signal, count), comes.long())[:, :-1] > 0
 
@@ -138,8 +186,8 @@ class Signals:
         by_clock, elapsed = self._fixed(state.time)
         waited = state.phase_time + dt
         phase = state.phase
-        s = torch.arange(len(self.offset), device=phase.device).expand(phase.shape)
-        duration, least, most = (x.detach()[s, phase] for x in (self.durations, self.shortest, self.longest))
+        s = torch.arange(self.count, device=phase.device).expand(phase.shape)
+        duration, least, most = (_of_phase(x.detach(), phase) for x in (self.durations, self.shortest, self.longest))
         passing = (self.letters[s, phase] == YELLOW).any(-1) | ~(self.letters[s, phase] >= YIELDING).any(-1)
         crumb = 1e-3 * dt
         over = waited >= duration - crumb
@@ -151,6 +199,11 @@ class Signals:
         own_time = torch.where(ends, 0.0, waited)
         fixed = self.kind == FIXED
         return _with(state, torch.where(fixed, by_clock, following), torch.where(fixed, elapsed, own_time))
+
+
+def _of_phase(table: Tensor, phase: Tensor) -> Tensor:
+    """Entries of a table [S, P] or [B, S, P] for the phases [B, S]."""
+    return table.expand(len(phase), *table.shape[-2:]).gather(2, phase[..., None])[..., 0]
 
 
 def _with(state: TrafficState, phase: Tensor, phase_time: Tensor) -> TrafficState:

@@ -28,6 +28,7 @@ from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
 from trafficgrad.neighbors import find_neighbors, measure
 from trafficgrad.network.road_network import RoadNetwork
+from trafficgrad.network.speed_limits import check_worlds
 from trafficgrad.network.tables import LaneTables
 from trafficgrad.paths import lane_after, plan_row, row_after
 from trafficgrad.right_of_way import Passage, RightOfWay, decide_passage, passage_acceleration, stop_at_gate
@@ -112,6 +113,9 @@ class Simulator:
         if action is not None:
             self._check_action(action, (state.worlds, len(self.fleet.slots)))
             action = tree.move(action, dtype=state.position.dtype)
+        check_worlds(self.network, state.worlds)
+        if self.signals is not None:
+            self.signals.check_worlds(state.worlds)
         state = hide_passing(self, state)
         view = self._look(state, neighbors)
         following = view.model.acceleration(
@@ -187,7 +191,7 @@ class Simulator:
         return torch.randn(like.shape, dtype=like.dtype, device=place, generator=generator).to(like.device)
 
     def _check_action(self, action: Action, shape: tuple[int, ...]) -> None:
-        signals = (*shape[:-1], 0 if self.signals is None else len(self.signals.offset))
+        signals = (*shape[:-1], 0 if self.signals is None else self.signals.count)
         for name in ("acceleration", "lane", "steering", "signal"):
             value = getattr(action, name)
             if value is None:
@@ -215,7 +219,7 @@ class Simulator:
         lane = state.lane.clamp(min=0)
         factor = look_up(self.fleet.speed_factor, state.driver)
         if self.network.has_speed_limits:
-            model = limit_speed(model, tables.speed_limit[lane] * factor)
+            model = limit_speed(model, tables.limit(lane) * factor)
         length = look_up(self.fleet.length, state.driver)
         if neighbors is None:
             neighbors = self.neighbors(state)
@@ -235,7 +239,7 @@ class Simulator:
     def _slow_in_time(self, model: CarFollowing, ahead: Ahead, tables: LaneTables, factor: PerDriver) -> CarFollowing:
         """For a lower limit ahead: the desired speed from which comfortable braking reaches it there."""
         slower = ahead.slow >= 0
-        limit = tables.speed_limit[ahead.slow.clamp(min=0)] * factor
+        limit = tables.limit(ahead.slow.clamp(min=0)) * factor
         distance = torch.where(ahead.slow_distance > 0.0, ahead.slow_distance, 0.0)
         square = limit**2 + 2.0 * model.comfortable_deceleration * torch.where(slower, distance, 0.0)
         known = slower & torch.isfinite(square)
@@ -260,7 +264,7 @@ class Simulator:
         restrained = torch.where(passage.closed & (gate < following), gate, following)
         if self.signals is None or self.signal_gradient.mode == "blocked":
             return restrained, None
-        change = changes(self.signals, state, view, passage, self.dt)
+        change = changes(self.signals, state, view, passage, self.dt, self.signal_gradient.headway)
         shared = shared_step(change, following, gate, self.dt, self.signal_gradient.mode)
         return torch.where(change.turns_green | change.turns_red, shared, restrained), change
 

@@ -16,10 +16,17 @@ from trafficgrad.car_following import IDM
 from trafficgrad.config import Document, M, StrictModel, error_at
 from trafficgrad.demand import Demand
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradients import LaneGradient, SignalGradient
 from trafficgrad.lane_change import MOBIL, LaneChoice
 from trafficgrad.network import RoadNetwork
-from trafficgrad.placement import check_kind, check_places, check_spread, controlled_slots, starting_places
+from trafficgrad.placement import (
+    check_kind,
+    check_places,
+    check_spread,
+    controlled_slots,
+    highest_speed,
+    starting_places,
+)
 from trafficgrad.right_of_way import RightOfWay
 from trafficgrad.scenario_demand import Traffic, plan_traffic
 from trafficgrad.scenario_drivers import draw
@@ -31,6 +38,7 @@ from trafficgrad.scenario_sections.driving import (
     LaneGradientConfig,
     MOBILConfig,
     RightOfWayConfig,
+    SignalGradientConfig,
     SimulationConfig,
 )
 from trafficgrad.scenario_sections.policy import check_policy, usual_observation
@@ -91,6 +99,7 @@ class TrafficScenario(StrictModel):
     )
     control: ControlConfig = ControlConfig()
     lane_gradient: LaneGradientConfig = LaneGradientConfig()
+    signal_gradient: SignalGradientConfig = SignalGradientConfig()
     observation: ObservationConfig = Field(
         default=LocalObservation(),
         description="see below; default: local on a ring or a straight road, else route, or junctions where only "
@@ -248,6 +257,7 @@ class TrafficScenario(StrictModel):
             max_braking=math.inf if limit is None else limit,
             right_of_way=RightOfWay(**self.right_of_way.model_dump()),
             signals=Signals.of(traffic.network, dtype, device),
+            signal_gradient=SignalGradient(**self.signal_gradient.model_dump()),
             demand=traffic.demand,
         )
 
@@ -283,7 +293,7 @@ class TrafficScenario(StrictModel):
         if not self.vehicles.controlled.present:
             active[:, controlled] = False
         if not is_plain(self.network):
-            speed = torch.minimum(speed, traffic.network.speed_limit[places.lane])
+            speed = torch.minimum(speed, highest_speed(places, traffic.network))
 
         def padded(x: torch.Tensor, filler: float = 0) -> torch.Tensor:
             return torch.nn.functional.pad(x.expand(batch, -1), (0, total - count), value=filler)

@@ -146,8 +146,8 @@ def _feed(digest: Any, value: object) -> None:
     elif isinstance(value, np.ndarray):
         digest.update(f"{value.dtype}{list(value.shape)}{value.nbytes}:".encode() + value.tobytes())
     elif type(value) is RoadNetwork:
-        # What it is compiled from, and its routes: every table of a step follows from these.
-        for item in (value._data, value._routes, value.route_loops):
+        # What it is compiled from, its routes and other limits: every table of a step follows from these.
+        for item in (value._data, value._routes, value.route_loops, value.limits):
             _feed(digest, item)
     elif dataclasses.is_dataclass(value) and type(value).__module__.startswith("trafficgrad."):
         for field in dataclasses.fields(value):

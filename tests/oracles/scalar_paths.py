@@ -8,6 +8,7 @@ ordered by their index (the higher index is ahead).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -177,12 +178,18 @@ def _look_ahead(
         position, j = min(on_lane)
         seen.leader[k], seen.gap[k] = j, position - me.position - drivers[j].length
     passed, offset, lowest = lane, roads.length[lane], math.inf
-    for after in roads.onward(lane, me):
-        if after < 0:
-            seen.end_distance = offset - me.position if own else seen.end_distance
-            return
+    for after in itertools.chain(roads.onward(lane, me), [None]):  # None: where the way ends
         start = offset - me.position
+        if after == -1 and own:
+            seen.end_distance = start
         if start >= LOOK_AHEAD:
+            return
+        if after is None or after < 0:
+            tails = [(d.position, j) for j, d in enumerate(drivers) if d.previous == passed and d.position < d.length]
+            if tails and not met:
+                position, j = min(tails)
+                if j != i:
+                    seen.leader[k], seen.gap[k] = j, start + position - drivers[j].length
             return
         if own:
             if not met:

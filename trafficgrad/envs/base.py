@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.tree import register_record
 
 
@@ -84,6 +85,15 @@ class DifferentiableEnv(ABC):
     def present(self, env_state: Any) -> Tensor | None:
         """[B, C] bool: which agents are there to act; the actions of others do nothing. None: all of them, always."""
         return None
+
+    def require_control(self) -> None:
+        """Refuse an environment that leaves a policy nothing to do.
+
+        Raises:
+            TrafficGradError: it takes no actions.
+        """
+        if not self.action_labels:
+            raise TrafficGradError("nothing in this environment takes actions")
 
     def stagger(self, env_state: Any, generator: torch.Generator | None = None) -> Any:
         """Spread the worlds over the phases of an episode, so that they do not all end in the same step of a training.

@@ -33,6 +33,7 @@ class _World:
     def __init__(self, scenario: str, overrides: tuple[str, ...], worlds: int, pool_size: int) -> None:
         loaded = load_scenario(scenario, (*overrides, f"pool_size={pool_size}"))
         self.env, self.worlds = TrafficEnv(loaded), worlds
+        self.env.require_control()
         rows = self.env.agents or 1
         self.observation_space = spaces.Box(-np.inf, np.inf, (rows * len(self.env.observation_labels),), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (rows * len(self.env.action_labels),), np.float32)

@@ -65,7 +65,9 @@ class TrafficEnv(DifferentiableEnv):
     switch`` every controlled signal takes a number, above 0 asks for its next phase: in a row of its own where no
     vehicle is controlled, else behind the joined rows of the vehicles.
 
-    ``step(..., action=None)`` lets the controlled vehicles drive like everybody else.
+    ``step(..., action=None)`` lets the controlled vehicles drive like everybody else. A scenario in which nothing is
+    controlled runs too, with observations and actions of no rows; :meth:`require_control` refuses it where a policy is
+    needed.
     What the scenario's ``failure`` section names ends the episode, and may replace the decision's reward.
     """
 
@@ -84,22 +86,19 @@ class TrafficEnv(DifferentiableEnv):
         self.slots = self.simulator.fleet.slots
         switched = scenario.control.signals == "switch"
         signals = controlled_signals(self.simulator).to(self.device) if switched else self.slots[:0]
-        count = 0 if self.simulator.signals is None else len(self.simulator.signals.offset)
+        count = 0 if self.simulator.signals is None else self.simulator.signals.count
         self.switches = Switches(signals, count)
-        if not len(self.slots) and not len(signals):
-            raise TrafficGradError(
-                f"scenario {scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least 1"
-                + (" (or control.signals: switch)" if count else "")
-            )
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
         self.human[self.slots] = False
         self._rewards = reward_terms(scenario.reward, self.human)
         shared = scenario.observation.shared
         rows = len(self.slots) or len(signals)
         self.agents = rows if shared else None
-        self.observation_labels = observation_labels(scenario, self.simulator)
-        actions = action_labels(scenario) if len(self.slots) else SWITCH
-        if not shared:
+        self.observation_labels = observation_labels(scenario, self.simulator) if rows else ()
+        actions = (action_labels(scenario) if len(self.slots) else SWITCH) if rows else ()
+        if not rows:
+            self.agents = 0
+        elif not shared:
             names = [self.simulator.network.signals[s].name for s in signals.tolist()]
             driving = [f"{c}: {x}" for c in range(len(self.slots)) for x in actions]
             actions = (*driving, *(f"signal {name}: {x}" for name in names for x in SWITCH))
@@ -220,13 +219,22 @@ class TrafficEnv(DifferentiableEnv):
             return None
         return env_state.traffic.active[:, self.slots]
 
+    def require_control(self) -> None:
+        """See the base class."""
+        if not self.action_labels:
+            raise TrafficGradError(
+                f"scenario {self.scenario.name!r} has no controlled vehicle: set vehicles.controlled.count to at least "
+                "1" + ("" if self.simulator.signals is None else " (or control.signals: switch)")
+            )
+
     # ------------------------------------------------------------------ parts
 
     def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
         around = self.simulator.neighbors(traffic) if around is None else around
+        if not self.observation_labels:
+            return Scene(traffic, around, traffic.speed.new_zeros(traffic.worlds, 0, 0))
         scenario = self.scenario
-        seen = observe(traffic, around, self.simulator, scenario.observation, scenario.control)
-        return Scene(traffic, around, seen)
+        return Scene(traffic, around, observe(traffic, around, self.simulator, scenario.observation, scenario.control))
 
     def _is_stationary(self) -> bool:
         """Whether traffic that was warmed up meets the same demand at all times."""

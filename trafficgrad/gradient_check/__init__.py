@@ -17,7 +17,6 @@ from trafficgrad.gradient_check.parameters import (
     DriverParameters,
     InitialState,
     Parameters,
-    parameters_of,
 )
 from trafficgrad.gradient_check.references import (
     LocalReference,
@@ -27,7 +26,8 @@ from trafficgrad.gradient_check.references import (
 )
 from trafficgrad.gradient_check.report import CheckResult, ModeReport, ReferenceReport
 from trafficgrad.gradient_check.settings import CheckSettings, gradient_variants
-from trafficgrad.gradient_check.study import check_gradients
+from trafficgrad.gradient_check.signal_timing import SignalTiming
+from trafficgrad.gradient_check.study import check_gradients, parameters_of
 from trafficgrad.gradient_check.windows import Driver, Windows, collect_windows, policy_driver, untrained_driver
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Quadrature",
     "ReferenceReport",
     "SampleStatistics",
+    "SignalTiming",
     "SmoothedReference",
     "WindowObjective",
     "Windows",

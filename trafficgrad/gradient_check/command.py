@@ -49,7 +49,7 @@ def run(
         TrafficGradError: one sentence about what does not fit.
     """
     env = TrafficEnv(load_scenario(file, overrides), HELD_OUT + settings.seed, device, torch.float64)
-    variants = gradient_variants(env, modes, vary)
+    variants = gradient_variants(env, modes, vary, settings.wrt)
     loaded = None if policy is None else load_run(policy, device).policy
     # Progress goes to standard error: standard output may be parsed.
     with Console(stderr=True).status("...") as status:
@@ -95,7 +95,7 @@ def show(result: CheckResult, console: Console) -> None:
     console.print(
         f"{result.scenario}, gradient by {settings.wrt}: {counts[ALL]} windows of {sizes.steps} decisions, "
         f"{result.dimension} numbers each; driven by {result.driver}\n"
-        f"reference: {sizes.pairs} antithetic pairs, sd {settings.sd:g}, standard error "
+        f"reference: {sizes.pairs} antithetic pairs, sd {sizes.sd:g}, standard error "
         f"{_share(reference.relative_error)} of its length; {_share(reference.failed)} of the samples fail "
         f"({counts[FAILING]} windows have such), {_share(reference.changed)} have a lane change, "
         f"{_share(reference.differs)} differ from the unperturbed window in a lane, a leader or the end",
@@ -200,7 +200,7 @@ def _sample_table(result: CheckResult) -> Table:
             name,
             _number(sample.signal_to_noise),
             f"{sample.variance:.3g}",
-            f"{sample.tail:.3g}",
+            "-" if math.isnan(sample.tail) else f"{sample.tail:.3g}",
             _number(mode.clipped[result.judged][EVERYTHING].true_cosine),
             _share(sample.changed),
             _share(sample.differs),

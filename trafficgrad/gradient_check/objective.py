@@ -12,8 +12,9 @@ from torch import Tensor
 from trafficgrad import tree
 from trafficgrad.envs.traffic import Scene, TrafficEnv, TrafficEnvState
 from trafficgrad.gradient_check.parameters import Parameters, with_simulator
+from trafficgrad.gradient_check.settings import Gradient
 from trafficgrad.gradient_check.windows import Windows
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradients import SignalGradient
 from trafficgrad.observations import observe
 from trafficgrad.state import TrafficState
 from trafficgrad.tree import register_record
@@ -53,9 +54,12 @@ class WindowObjective:
     horizons: list[int]  # ascending, the last is T
     discount: float = 1.0
 
-    def with_gradient(self, lane_gradient: LaneGradient) -> WindowObjective:
-        """The same with another way for gradients to pass lane changes."""
-        simulator = dataclasses.replace(self.env.simulator, lane_gradient=lane_gradient)
+    def with_gradient(self, gradient: Gradient) -> WindowObjective:
+        """The same with another way for gradients to pass lane changes, or signals."""
+        if isinstance(gradient, SignalGradient):
+            simulator = dataclasses.replace(self.env.simulator, signal_gradient=gradient)
+        else:
+            simulator = dataclasses.replace(self.env.simulator, lane_gradient=gradient)
         return dataclasses.replace(self, env=with_simulator(self.env, simulator))
 
     def __call__(self, theta: Tensor, rows: Tensor) -> Outcome:

@@ -1,5 +1,7 @@
 """What the gradient is taken by: offsets of actions, driver parameters, or the initial state of a window.
 
+Signal timing is in :mod:`trafficgrad.gradient_check.signal_timing`.
+
 Every kind has a fine form [S, time, vehicles, components], which is what the simulation reads and autograd
 differentiates, and a coarse one theta [S, D] with D = blocks of time x groups of vehicles x components, which is what
 references perturb. A coarse parameter stands for the sum over its group, so its gradient is the sum of theirs.
@@ -19,7 +21,6 @@ from trafficgrad.car_following.base import look_up
 from trafficgrad.envs.held_action import SWITCH, action_labels
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.gradient_check.settings import CheckSettings
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import TrafficState
 
@@ -158,19 +159,6 @@ class InitialState(Parameters):
         """The shifted start."""
         position, speed = start.position + fine[:, 0, :, 0], start.speed + fine[:, 0, :, 1]
         return env, dataclasses.replace(start, position=position, speed=speed)
-
-
-def parameters_of(env: TrafficEnv, settings: CheckSettings) -> Parameters:
-    """The parameterisation that ``settings`` name.
-
-    Raises:
-        TrafficGradError: there is nothing of the kind in the scenario.
-    """
-    if settings.wrt == "drivers":
-        return DriverParameters(env, settings.per_vehicle)
-    if settings.wrt == "initial":
-        return InitialState(env, settings.sd)
-    return ActionOffsets(env, settings.sizes.steps, settings.block)
 
 
 def per_slot(simulator: Simulator, state: TrafficState) -> tuple[Simulator, TrafficState]:

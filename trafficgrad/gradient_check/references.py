@@ -153,6 +153,12 @@ def central_differences(
     return LocalReference(*(x.view(count, size) for x in (derivative, valid, tried)))
 
 
+def nothing_tried(free: Tensor) -> LocalReference:
+    """No central differences; ``free`` [W, D] as of :func:`evolution_strategies`."""
+    none = torch.zeros_like(free)
+    return LocalReference(none.to(torch.float64), none, none)
+
+
 def _quarter(eps: Tensor, slope: Tensor, which: int) -> tuple[Tensor, Tensor]:
     size = eps.shape[1] // 4
     part = slice(which * size, (which + 1) * size)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trafficgrad.gradient_check.measures import Agreement, LocalAgreement, SampleStatistics
-from trafficgrad.gradient_check.settings import CheckSettings
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradient_check.settings import CheckSettings, Gradient
 
 ALL, FREE, FAILING = "all", "failure_free", "with_failures"  # sets of windows
 EVERYTHING = "everything"  # stands for all components of theta together
@@ -33,10 +32,10 @@ class ReferenceReport:
 
 @dataclass(frozen=True)
 class ModeReport:
-    """One way for gradients to pass lane changes."""
+    """One way for gradients to pass lane changes, or signals."""
 
     name: str
-    lane_gradient: LaneGradient
+    gradient: Gradient
     agreement: dict[str, Table]  # by set of windows, then component
     clipped: dict[str, Table]  # the same with every sample's gradient clipped at the 95 % quantile of norms
     sample: SampleStatistics

@@ -12,13 +12,14 @@ from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.gradient_check import measures
 from trafficgrad.gradient_check.estimators import PathwiseSamples, pathwise_gradients
 from trafficgrad.gradient_check.objective import WindowObjective
-from trafficgrad.gradient_check.parameters import Parameters, parameters_of
+from trafficgrad.gradient_check.parameters import ActionOffsets, DriverParameters, InitialState, Parameters
 from trafficgrad.gradient_check.references import (
     LocalReference,
     Progress,
     SmoothedReference,
     central_differences,
     evolution_strategies,
+    nothing_tried,
 )
 from trafficgrad.gradient_check.report import (
     ALL,
@@ -31,10 +32,11 @@ from trafficgrad.gradient_check.report import (
     ReferenceReport,
     Table,
 )
-from trafficgrad.gradient_check.settings import CheckSettings, gradient_variants
+from trafficgrad.gradient_check.settings import CheckSettings, Gradient, gradient_variants
+from trafficgrad.gradient_check.signal_timing import SignalTiming
 from trafficgrad.gradient_check.verdict import judge
 from trafficgrad.gradient_check.windows import collect_windows, policy_driver, untrained_driver
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradients import LaneGradient, SignalGradient
 
 # Sizes of batches: tensors that stay in the processor's cache, graphs below 1 GB, differences in seconds.
 _VEHICLES, _GRAPH, _DIFFERENCES = 40_000, 1_500_000, 8_000_000  # vehicles; vehicle-steps; vehicle-steps
@@ -44,7 +46,7 @@ def check_gradients(
     env: TrafficEnv,
     settings: CheckSettings | None = None,
     policy: Policy | None = None,
-    variants: Mapping[str, LaneGradient] | None = None,
+    variants: Mapping[str, Gradient] | None = None,
     policy_name: str = "",
     progress: Progress = lambda text: None,
 ) -> CheckResult:
@@ -64,23 +66,28 @@ def check_gradients(
         TrafficGradError: settings or a policy that do not fit the scenario.
     """
     settings = (settings or CheckSettings()).for_env(env)
-    variants = gradient_variants(env) if variants is None else variants
+    if settings.wrt == "actions":
+        env.require_control()
+    variants = gradient_variants(env, wrt=settings.wrt) if variants is None else variants
     parameters = parameters_of(env, settings)
-    count, steps, pairs, samples = settings.sizes
+    count, steps, pairs, samples, sd = settings.sizes
     streams = [torch.Generator().manual_seed(10 * settings.seed + i) for i in range(4)]
     driver = untrained_driver(env, settings.exploration) if policy is None else policy_driver(env, policy, policy_name)
     windows = collect_windows(env, driver, count, steps, streams[0], progress)
     objective = WindowObjective(env, windows, parameters, settings.horizons, settings.discount)
-    hard = objective.with_gradient(LaneGradient("blocked"))
+    hard = objective.with_gradient(LaneGradient("blocked")).with_gradient(SignalGradient("blocked"))
     free = parameters.free(windows.start)
     per_window = env.scenario.total * steps * env.scenario.simulation.decision_steps
     worlds = max(1, _VEHICLES // env.scenario.total)
     most = max(count, _DIFFERENCES // (4 * per_window))
-    local = central_differences(hard, free, streams[1], most, worlds, progress)
-    smoothed = evolution_strategies(hard, free, pairs, settings.sd, streams[2], worlds, progress)
+    if settings.wrt == "signals":  # changes come at whole steps: small differences are 0
+        local = nothing_tried(free)
+    else:
+        local = central_differences(hard, free, streams[1], most, worlds, progress)
+    smoothed = evolution_strategies(hard, free, pairs, sd, streams[2], worlds, progress)
     eps = torch.randn(count, samples // 2, parameters.dimension, generator=streams[3], dtype=torch.float64)
     # Mirror images are neighbours, so that each half of the copies holds whole pairs.
-    theta = settings.sd * torch.stack([eps, -eps], 2).flatten(1, 2).to(env.device) * free[:, None]
+    theta = sd * torch.stack([eps, -eps], 2).flatten(1, 2).to(env.device) * free[:, None]
     sets = {
         ALL: torch.ones_like(smoothed.failed, dtype=torch.bool),
         FREE: smoothed.failed == 0,
@@ -88,8 +95,8 @@ def check_gradients(
     }
     judged = FREE if bool(sets[FAILING].any()) and int(sets[FREE].sum()) >= FEWEST_WINDOWS else ALL
     modes = {}
-    for name, lane_gradient in variants.items():
-        here = objective.with_gradient(lane_gradient)
+    for name, gradient in variants.items():
+        here = objective.with_gradient(gradient)
 
         def told(text: str, name: str = name) -> None:
             progress(f"{name}: {text}")
@@ -97,7 +104,7 @@ def check_gradients(
         batch = max(1, _GRAPH // per_window)
         at_zero = pathwise_gradients(here, torch.zeros_like(theta[:, :1]), batch, told)
         found = pathwise_gradients(here, theta, batch, told)
-        modes[name] = _mode(name, lane_gradient, found, at_zero, smoothed, local, free, sets, judged, parameters)
+        modes[name] = _mode(name, gradient, found, at_zero, smoothed, local, free, sets, judged, parameters)
     result = CheckResult(
         scenario=env.scenario.name,
         driver=driver.name,
@@ -110,6 +117,21 @@ def check_gradients(
         modes=modes,
     )
     return judge(result)
+
+
+def parameters_of(env: TrafficEnv, settings: CheckSettings) -> Parameters:
+    """The parameterisation that ``settings`` name.
+
+    Raises:
+        TrafficGradError: there is nothing of the kind in the scenario.
+    """
+    if settings.wrt == "drivers":
+        return DriverParameters(env, settings.per_vehicle)
+    if settings.wrt == "initial":
+        return InitialState(env, settings.sizes.sd)
+    if settings.wrt == "signals":
+        return SignalTiming(env, settings.sizes.sd)
+    return ActionOffsets(env, settings.sizes.steps, settings.block)
 
 
 def _reference(smoothed: SmoothedReference, sets: Mapping[str, Tensor], pairs: int) -> ReferenceReport:
@@ -129,7 +151,7 @@ def _reference(smoothed: SmoothedReference, sets: Mapping[str, Tensor], pairs: i
 
 def _mode(
     name: str,
-    lane_gradient: LaneGradient,
+    gradient: Gradient,
     found: PathwiseSamples,
     at_zero: PathwiseSamples,
     smoothed: SmoothedReference,
@@ -152,7 +174,7 @@ def _mode(
     history = found.outcome.history.view(count, copies)
     return ModeReport(
         name=name,
-        lane_gradient=lane_gradient,
+        gradient=gradient,
         agreement={kind: table(halves[:, :, -1], -1, mask) for kind, mask in sets.items()},
         clipped={kind: table(clipped, -1, mask) for kind, mask in sets.items()},
         sample=measures.sample_statistics(

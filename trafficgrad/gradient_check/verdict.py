@@ -33,6 +33,7 @@ ADVICE = {
     "actions": "rely on likelihood-ratio terms (ppo; gippo falls back on them by its alpha) or on shorter windows",
     "drivers": "smooth and take differences, or take shorter windows",
     "initial": "smooth and take differences, or take shorter windows",
+    "signals": "smooth and take differences, or take shorter windows",
 }
 
 

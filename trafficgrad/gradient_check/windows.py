@@ -70,7 +70,8 @@ def policy_driver(env: TrafficEnv, policy: Policy, name: str) -> Driver:
 def untrained_driver(env: TrafficEnv, exploration: float) -> Driver:
     """Whoever drives where there is no policy, plus noise of standard deviation ``exploration``.
 
-    The hand-written lane keeper at the scenario's target speed, or, where there is no target, the action 0.
+    The hand-written lane keeper at the scenario's target speed, or, where there is no target, the action 0. Where
+    nothing is controlled the action has no numbers.
     """
     std = torch.tensor(exploration, dtype=env.dtype, device=env.device)
     keep = baselines(env).get("keep lane")
@@ -83,6 +84,13 @@ def untrained_driver(env: TrafficEnv, exploration: float) -> Driver:
             return action
 
         return Driver("the scripted lane keeper with noise (no policy)", mean, std, lambda x: x)
+    if not env.action_labels:
+        return Driver(
+            "car following alone (nothing is controlled)",
+            lambda state: state.traffic.speed.new_zeros(state.traffic.worlds, 0, 0),
+            std,
+            lambda x: x,
+        )
     size = len(env.action_labels)
     shape = (size,) if env.agents is None else (env.agents, size)
     return Driver(

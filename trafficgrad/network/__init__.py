@@ -4,7 +4,7 @@ from trafficgrad.network.builders import figure_eight, ring, roundabout, straigh
 from trafficgrad.network.connections import Connection
 from trafficgrad.network.highway_builders import bottleneck, highway, merge
 from trafficgrad.network.road_network import Lane, RoadNetwork
-from trafficgrad.network.signals import Signal
+from trafficgrad.network.signals import Meter, Signal
 from trafficgrad.network.street_builders import arterial, grid, intersection
 from trafficgrad.network.tables import LaneTables
 
@@ -12,6 +12,7 @@ __all__ = [
     "Connection",
     "Lane",
     "LaneTables",
+    "Meter",
     "RoadNetwork",
     "Signal",
     "arterial",

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import networkx as nx
+import numpy as np
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network.connections import Connection, EdgeKey
@@ -21,10 +22,12 @@ from trafficgrad.network.layout import (
     check_not_negative,
     check_speeds,
     sidestep,
+    split_line,
     straight_lines,
     through,
 )
 from trafficgrad.network.road_network import RoadNetwork
+from trafficgrad.network.signals import Meter
 
 _ZONE = 40.0  # m in which two lanes become one
 _SLANT = math.radians(10.0)  # between a highway and a ramp that merges without a lane of its own
@@ -41,6 +44,7 @@ def merge(
     ramp_speed_limit: float | None = None,
     right_of_way: str = "priority",
     acceleration_lane: float = 0.0,
+    meter: Meter | None = None,
     lane_width: float = 3.5,
 ) -> RoadNetwork:
     """A highway along +x that a ramp of one lane joins from the right.
@@ -52,11 +56,13 @@ def merge(
     100 + 100 m, 30 m/s.
 
     Edges: ``highway_in``, ``ramp``, ``highway_out`` and, with an acceleration lane, ``highway_merge`` between them.
+    With a meter the ramp goes on behind its stop line as ``ramp_end``; its signal is called ``meter``.
 
     Parameters:
         pre_merge_length, post_merge_length: m of the highway before and after the merge (the 40 m included).
         ramp_length: m. lanes: of the highway. speed_limit: m/s. ramp_speed_limit: m/s, None = as on the highway.
-        right_of_way: "priority" (the highway goes first) or "zipper". acceleration_lane: m, 0 = none. lane_width: m.
+        right_of_way: "priority" (the highway goes first) or "zipper". acceleration_lane: m, 0 = none. meter: of the
+        ramp, None = none. lane_width: m.
 
     References:
         [1] Wu et al., Flow: a modular learning framework for mixed autonomy traffic, arXiv 1710.05465.
@@ -70,6 +76,11 @@ def merge(
     check_speeds(where, speed_limit=speed_limit, ramp_speed_limit=ramp_limit)
     check_counts(where, lanes=lanes)
     check_choice(where, "right_of_way", right_of_way, ("priority", "zipper"))
+    if meter is not None and meter.distance >= ramp_length:
+        raise TrafficGradError(
+            f"{where}: a meter {meter.distance:g} m before the end of a ramp needs a ramp_length of more than that, "
+            f"got {ramp_length:g}"
+        )
     own_lane = acceleration_lane > 0
     zone = 0.0 if own_lane and right_of_way == "priority" else _ZONE
     if post_merge_length <= zone:
@@ -90,8 +101,7 @@ def merge(
     limit = {"speed_limit": speed_limit, "priority": 1}
     before = straight_lines((0.0, x0), 0.0, lanes, lane_width)
     incoming = add_edge(graph, "start", "merge", "highway_in", **before, **limit)
-    ramp_road = {"length": ramp_length, "lanes": 1, "lane_width": lane_width, "geometry": ramp}
-    ramp_key = add_edge(graph, "ramp", "merge", "ramp", speed_limit=ramp_limit, **ramp_road)
+    ramp_key = _add_ramp(graph, ramp, ramp_length, meter, {"lane_width": lane_width, "speed_limit": ramp_limit})
     after = straight_lines((x1 + zone, x2), 0.0, lanes, lane_width)
     if not own_lane:
         outgoing = add_edge(graph, "merge", "end", "highway_out", **after, **limit)
@@ -258,6 +268,23 @@ def highway(
             ways.append(Connection(keys[k - 1], 0, key, 0))
         graph.nodes[f"node_{k}"]["connections"] = ways
     return RoadNetwork.from_graph(graph)
+
+
+def _add_ramp(
+    graph: nx.MultiDiGraph, line: list[tuple[float, float]], length: float, meter: Meter | None, road: dict[str, float]
+) -> EdgeKey:
+    """Add the ramp that leads from node "ramp" to node "merge"; the key of the edge that ends there."""
+    if meter is None:
+        return add_edge(graph, "ramp", "merge", "ramp", length=length, geometry=line, **road)
+    before = length - meter.distance
+    front, back = split_line(np.array(line), before)
+    add_node(graph, "meter", (float(back[0, 0]), float(back[0, 1])))
+    lines = ({"geometry": [tuple(point) for point in part.tolist()]} for part in (front, back))
+    waiting = add_edge(graph, "ramp", "meter", "ramp", length=before, **next(lines), **road)
+    end = add_edge(graph, "meter", "merge", "ramp_end", length=meter.distance, **next(lines), **road)
+    graph.nodes["meter"]["connections"] = [Connection(waiting, 0, end, 0, signal="meter", signal_index=0)]
+    graph.graph["signals"] = {"meter": meter.programme()}
+    return end
 
 
 def _ramp_before(end: tuple[float, float], heading: float, length: float) -> list[tuple[float, float]]:

@@ -157,3 +157,10 @@ def bend(start: tuple[float, float], heading: float, pieces: Sequence[tuple[floa
             points.append(points[-1] + chord * np.array([math.cos(middle), math.sin(middle)]))
         heading += turn
     return np.stack(points)
+
+
+def split_line(line: Line, distance: float) -> tuple[Line, Line]:
+    """The first ``distance`` m of a line [K, 2] and the rest of it."""
+    along = np.concatenate([[0.0], np.hypot(*np.diff(line, axis=0).T).cumsum()])
+    point = np.array([[np.interp(distance, along, line[:, i]) for i in range(2)]])
+    return np.concatenate([line[along < distance], point]), np.concatenate([point, line[along > distance]])

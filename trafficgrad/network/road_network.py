@@ -18,6 +18,7 @@ from trafficgrad.network.connections import Connection, EdgeKey
 from trafficgrad.network.graph_reading import RoadData, read_graph
 from trafficgrad.network.plan import PlanTables, Way, check_route, compile_plan
 from trafficgrad.network.signals import Signal
+from trafficgrad.network.speed_limits import limits_of_lanes
 from trafficgrad.network.tables import JunctionTables, LaneTables
 
 LOOK_AHEAD = 300.0  # m along their way that drivers look for others, at least
@@ -48,12 +49,15 @@ class RoadNetwork:
         signals: programmes of traffic signals.
         lane_length, speed_limit (m/s, may be inf), lane_width: [A] float64.
         left, right: [A] int64 lane beside, -1 = none. edge, number: [A] int64, as in ``lanes``.
-        is_junction: [A] bool. lane_connection: [A] int64 row of ``connections``, -1 for lanes of edges.
+        is_junction: [A] bool. origin: [A] int64, lane that a junction lane comes from. lane_connection: [A] int64 row
+        of ``connections``, -1 for lanes of edges.
         successors, predecessors: [A, S] int64 lanes that follow (lead here), -1 = padding.
         geometry: per edge the centre line, [K, 2] m.
         routes: [R, S] int64 edges of fixed routes, -1 = padding. route_loops: [R] bool, they begin again at their end.
         max_lanes: most lanes of an edge. has_speed_limits: some lane has one.
         is_closed: every lane goes on. is_unbranched: roads only go on, nowhere do they meet, part or end a lane.
+        limits: what :meth:`with_speed_limits` was given, for all lanes; None = ``speed_limit`` holds. base: the network
+        without it.
     """
 
     def __init__(self, data: RoadData) -> None:
@@ -93,7 +97,7 @@ class RoadNetwork:
         self.lane_connection = torch.tensor([-1] * len(roads) + crossing)
         lane_of_way = {w: len(roads) + j for j, w in enumerate(crossing)}
         following: list[list[int]] = [[] for _ in self.lanes]
-        self._origin, self._target = [-1] * len(self.lanes), [-1] * len(self.lanes)
+        origin, self._target = [-1] * len(self.lanes), [-1] * len(self.lanes)
         self._ways: dict[tuple[int, int], list[Way]] = {}
         for w, way in enumerate(data.ways):
             c = way.connection
@@ -103,8 +107,9 @@ class RoadNetwork:
             following[start].append(lane)
             if lane != to:
                 following[lane].append(to)
-                self._origin[lane], self._target[lane] = start, to
+                origin[lane], self._target[lane] = start, to
             self._ways.setdefault((e, f), []).append(Way(c.from_lane, lane, c.to_lane, way.length))
+        self.origin = torch.tensor(origin)
         self.successors = _padded_rows(following)
         leading: list[list[int]] = [[] for _ in self.lanes]
         for lane, nexts in enumerate(following):
@@ -127,6 +132,8 @@ class RoadNetwork:
         self.is_unbranched = not (branches or dead_end or bool(self.is_junction.any())) and same_limit
         self.hops = 0 if self.is_unbranched else _hops(following, self.lane_length.tolist())
         self._tables: dict[tuple[torch.dtype, str], LaneTables] = {}
+        self.limits: Tensor | None = None
+        self.base = self
 
     def __repr__(self) -> str:
         metres = float(self.lane_length[~self.is_junction].sum())
@@ -213,11 +220,33 @@ class RoadNetwork:
         other.route_loops = torch.tensor(again, dtype=torch.bool)
         other._routes = rows
         other._tables = {}
-        if rows and other.is_unbranched:
-            other.is_unbranched = False
-            successors = [[s for s in row if s >= 0] for row in self.successors.tolist()]
-            other.hops = _hops(successors, self.lane_length.tolist())
+        other.base = other
+        if rows:
+            other._look_along()
         return other
+
+    def with_speed_limits(self, limits: Tensor) -> RoadNetwork:
+        """The same network with other speed limits; the step's gradients by them are exact.
+
+        Parameters:
+            limits: m/s, of the edges [E], or of all lanes [A], and [B, E] or [B, A] where they differ from world to
+                world (:func:`~trafficgrad.network.speed_limits.limits_of_lanes`). They may require gradients.
+
+        Raises:
+            TrafficGradError: another shape, or a limit that is not above 0.
+        """
+        other = copy.copy(self)
+        other.limits = limits_of_lanes(self, limits)
+        other.has_speed_limits = True
+        other._look_along()
+        return other
+
+    def _look_along(self) -> None:
+        """Drivers look along their way from now on, lane by lane, also where roads only go on."""
+        if self.is_unbranched:
+            self.is_unbranched = False
+            successors = [[s for s in row if s >= 0] for row in self.successors.tolist()]
+            self.hops = _hops(successors, self.lane_length.tolist())
 
     def edge_index(self, edge: int | EdgeKey | str) -> int:
         """Row of an edge that is given by its row, as (from, to, key), or by a key or name that only it has.
@@ -243,11 +272,12 @@ class RoadNetwork:
     # ------------------------------------------------------------------ tensors of a step
 
     def tables(self, dtype: torch.dtype, device: torch.device | str) -> LaneTables:
-        """The step's tensors in ``dtype`` on ``device``; made at the first call and kept."""
+        """The step's tensors in ``dtype`` on ``device``; made at the first call and kept, all but ``limits``."""
         key = (dtype, str(device))
         if key not in self._tables:
             self._tables[key] = _move(self._compile(), dtype, device)
-        return self._tables[key]
+        tables = self._tables[key]
+        return tables if self.limits is None else tables._replace(speed_limit=self.limits.to(device, dtype))
 
     def _compile(self) -> LaneTables:
         several = (self.successors >= 0).sum(1) > 1
@@ -300,18 +330,25 @@ class RoadNetwork:
         def flag(values: list[bool]) -> Tensor:
             return torch.tensor(values, dtype=torch.bool)
 
+        ranks = [0 if way is None or way.priority is None else way.priority for way in ways]
+        outranked = [any(c.kind == MERGE and ranks[c.foe] > ranks[c.own] for c in rows) for rows in foes]
+        alike = [any(c.kind == MERGE and ranks[c.foe] == ranks[c.own] for c in rows) for rows in foes]
+        narrows = [min((c.own_entry for c in rows if c.kind == MERGE), default=0.0) for rows in foes]
         stop = [way is not None and way.stop for way in ways]
         signal = [-1 if way is None or way.signal is None else names[way.signal] for way in ways]
         gated = [bool(k & {CROSSING, MERGE}) or s or g >= 0 for k, s, g in zip(kinds, stop, signal, strict=True)]
         return JunctionTables(
             self.is_junction,
-            torch.tensor(self._origin),
+            self.origin,
             torch.tensor(self._target),
             flag(gated),
             flag([CROSSING in k for k in kinds]),
             flag([MERGE in k for k in kinds]),
+            flag(outranked),
+            flag([zips and CROSSING not in k for zips, k in zip(alike, kinds, strict=True)]),
+            torch.tensor(narrows, dtype=torch.float64),
             flag([DIVERGE in k for k in kinds]),
-            torch.tensor([0 if way is None or way.priority is None else way.priority for way in ways]),
+            torch.tensor(ranks),
             flag(stop),
             torch.tensor(signal),
             torch.tensor([-1 if way is None else way.signal_index for way in ways]),

@@ -16,6 +16,34 @@ SHORTEST, LONGEST = 5.0, 60.0  # s, of a green phase that is not fixed, by defau
 
 
 @dataclass(frozen=True)
+class Meter:
+    """A ramp meter: a signal on an on-ramp, whose every green is long enough for one vehicle that waits there.
+
+    The red lasts as long as the rate asks for: green and red together take 1 / rate.
+    """
+
+    rate: float  # vehicles/s
+    green: float = 2.0  # s
+    distance: float = 80.0  # m from the stop line to the end of the ramp
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "green", "distance"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise TrafficGradError(f"meter: {name} must be a finite number > 0, got {value!r}")
+        if not 1.0 / self.rate > self.green:
+            raise TrafficGradError(
+                f"meter: a green of {self.green:g} s for each vehicle leaves no red at {self.rate:g} vehicles/s: "
+                f"choose a rate below {1.0 / self.green:g}"
+            )
+
+    def programme(self) -> dict[str, Any]:
+        """As a graph carries it; its one letter is for the ramp."""
+        phases = [{"duration": self.green, "state": "G"}, {"duration": 1.0 / self.rate - self.green, "state": "r"}]
+        return {"kind": "fixed", "offset": 0.0, "phases": phases}
+
+
+@dataclass(frozen=True)
 class Signal:
     """One programme. Letter i of a state is for the connections with ``signal_index`` i.
 

@@ -18,6 +18,9 @@ class JunctionTables(NamedTuple):
     gated: Tensor  # [A] bool, a vehicle needs the right of way to enter
     crosses: Tensor  # [A] bool, some other way crosses it
     merges: Tensor  # [A] bool, some other way leads into the same lane
+    gives_way: Tensor  # [A] bool, one of those has a higher rank
+    zips: Tensor  # [A] bool, one of those has the same rank, and nothing crosses it
+    narrows: Tensor  # [A] m, where a body on it begins to touch one that leads into the same lane; 0 without any
     parts: Tensor  # [A] bool, some other way comes from the same lane
     rank: Tensor  # [A] int64, higher goes first
     stop: Tensor  # [A] bool
@@ -39,7 +42,7 @@ class LaneTables(NamedTuple):
     """
 
     length: Tensor  # [A] m
-    speed_limit: Tensor  # [A] m/s
+    speed_limit: Tensor  # [A], or [B, A] where it differs from world to world, m/s; may have a graph
     width: Tensor  # [A] m
     left: Tensor  # [A] int64
     right: Tensor  # [A] int64
@@ -54,3 +57,9 @@ class LaneTables(NamedTuple):
     behind: tuple[tuple[Tensor, Tensor], ...]
     junctions: JunctionTables
     plan: PlanTables
+
+    def limit(self, lane: Tensor) -> Tensor:
+        """Speed limits on lanes (>= 0) [B, ...], m/s."""
+        if self.speed_limit.dim() == 1:
+            return self.speed_limit[lane]
+        return self.speed_limit.gather(1, lane.reshape(len(lane), -1)).reshape(lane.shape)

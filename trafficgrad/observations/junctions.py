@@ -27,13 +27,13 @@ def junction_labels(config: JunctionsObservation, simulator: Simulator) -> tuple
     assert simulator.signals is not None
     count = config.count_scale
     labels = []
-    for k in range(_approaches(simulator.network).shape[1]):
+    for k in range(_approaches(simulator.network.base).shape[1]):
         labels += [
             f"approach {k}: vehicles within {config.reach:g} m [{count:g}]",
             f"approach {k}: standing [{count:g}]",
             f"approach {k}: mean speed [{config.speed_scale:g} m/s]",
         ]
-    labels += [f"phase {p}" for p in range(simulator.signals.durations.shape[1])]
+    labels += [f"phase {p}" for p in range(simulator.signals.durations.shape[-1])]
     return (*labels, f"time in phase [{config.time_scale:g} s]")
 
 
@@ -47,7 +47,7 @@ def observe_junctions(state: TrafficState, simulator: Simulator, config: Junctio
     network = simulator.network
     t = network.tables(state.position.dtype, state.position.device)
     chosen = controlled_signals(simulator).to(state.lane.device)
-    lanes = _approaches(network).to(state.lane.device)[chosen]
+    lanes = _approaches(network.base).to(state.lane.device)[chosen]
     count = len(network.lanes)
     lane = state.lane.clamp(min=0)
     to_line = t.length[lane] - state.position.detach()
@@ -66,7 +66,7 @@ def observe_junctions(state: TrafficState, simulator: Simulator, config: Junctio
     lanes_seen = torch.stack(
         [number / config.count_scale, standing / config.count_scale, speed / config.speed_scale], -1
     ).flatten(2)
-    phases = torch.arange(simulator.signals.durations.shape[1], device=lanes.device)
+    phases = torch.arange(simulator.signals.durations.shape[-1], device=lanes.device)
     phase = (state.phase[:, chosen, None] == phases).to(one.dtype)
     time = state.phase_time[:, chosen, None] / config.time_scale
     return torch.cat([lanes_seen, phase, time], -1)

@@ -60,7 +60,7 @@ def observe_route(state: TrafficState, neighbors: Neighbors, simulator: Simulato
     columns = [
         torch.ones_like(speed),
         (speed - (config.target_speed or 0.0)) / config.speed_scale,
-        t.speed_limit[lane].clamp(max=FASTEST) / config.speed_scale,
+        t.limit(lane).clamp(max=FASTEST) / config.speed_scale,
         state.cooldown[:, slots] / 3.0,
     ]
     for k, side in enumerate(_SIDES):
@@ -100,9 +100,9 @@ def _gate(
     if signals is not None:
         letter = signals.shown(state.phase, signal, j.signal_index[way])
         s = signal.clamp(min=0)
-        phase, begun = state.phase.gather(1, s), state.phase_time.gather(1, s)
+        remaining = signals.remaining(state).gather(1, s)
         clock = (signal >= 0) & (signals.kind[s] == FIXED)
-        left = torch.where(clock, signals.durations[s, phase] - begun, 0.0) / config.time_scale
+        left = torch.where(clock, remaining, 0.0) / config.time_scale
     has = ((gates >= 0) & (gates == state.right_of_way[:, slots, None])).any(-1)
     with torch.no_grad():
         driver, rules, model = state.driver[:, slots], simulator.right_of_way, simulator.car_following
@@ -140,7 +140,7 @@ def _way(state: TrafficState, network: RoadNetwork, slots: Tensor, t: LaneTables
     at, at_row, goes_on = here, here_row, torch.ones_like(inside)
     turn = torch.full_like(lane, -2)
     edges: list[Tensor] = []
-    turns = _turns(network).to(lane.device)
+    turns = _turns(network.base).to(lane.device)
     for _ in range(EDGES):
         ways = plan.next_lane[at_row]
         own = ways.gather(-1, t.number[at][..., None])[..., 0]
@@ -177,14 +177,14 @@ def _edges_ahead(
     nobody = state.speed.new_zeros(state.worlds, count + 1)
     total = nobody.scatter_add(1, edge, state.speed)
     number = nobody.scatter_add(1, edge, torch.ones_like(state.speed, requires_grad=False))
-    limit = t.speed_limit.new_full((count,), FASTEST)
-    roads = ~t.junctions.is_junction
-    limit = limit.scatter(0, t.edge[roads], t.speed_limit[roads].clamp(max=FASTEST))
+    roads = (~t.junctions.is_junction).nonzero()[:, 0]
+    lane = torch.zeros(count, dtype=torch.int64, device=edge.device).scatter(0, t.edge[roads], roads)
     columns = []
     for ahead in way.edges:
         there, at = ahead >= 0, ahead.clamp(min=0)
         vehicles = number.gather(1, at)
-        mean = torch.where(vehicles > 0, total.gather(1, at) / vehicles.clamp(min=1.0), limit[at])
+        limit = t.limit(lane[at]).clamp(max=FASTEST)
+        mean = torch.where(vehicles > 0, total.gather(1, at) / vehicles.clamp(min=1.0), limit)
         columns.append(torch.where(there, mean, 0.0) / config.speed_scale)
         columns.append(torch.where(there, vehicles, 0.0) / config.count_scale)
     return columns

@@ -1,4 +1,4 @@
-"""Time, models of drivers, junctions, and how gradients pass lane changes."""
+"""Time, models of drivers, junctions, and how gradients pass lane changes and signals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from trafficgrad.config import StrictModel, error_at
-from trafficgrad.gradients import LaneGradient
+from trafficgrad.gradients import LaneGradient, SignalGradient
 from trafficgrad.right_of_way import RightOfWay
 from trafficgrad.scenario_sections.numbers import Count, Interval, NonNegative, Positive
 
 _GRADIENT = LaneGradient()
+_SIGNAL_GRADIENT = SignalGradient()
 _RULES = RightOfWay()
 
 
@@ -86,6 +87,10 @@ class RightOfWayConfig(StrictModel):
         default=_RULES.reaction_time,
         description="the right of way is asked for that much before braking must begin, s",
     )
+    zip_distance: NonNegative = Field(
+        default=_RULES.zip_distance,
+        description="from there on drivers whose lanes join in turn leave room for each other, m",
+    )
 
 
 def _contrast(value: Any) -> Any:
@@ -122,4 +127,18 @@ class LaneGradientConfig(StrictModel):
         default=_GRADIENT.contrast_limits,
         description="clamp of the compared accelerations, m/s2; drivers: nobody brakes harder than 6 times its "
         "comfortable deceleration; null: none",
+    )
+
+
+class SignalGradientConfig(StrictModel):
+    """How gradients pass signals that change."""
+
+    mode: Literal["straight_through", "blocked", "sigmoid"] = Field(
+        default=_SIGNAL_GRADIENT.mode,
+        description="straight_through: changes come at whole steps forward, at their exact times backward; blocked: no "
+        "gradient; sigmoid: the step of a change is shared out forward too",
+    )
+    headway: Positive = Field(
+        default=_SIGNAL_GRADIENT.headway,
+        description="how late, about, one may come and still count as somebody who could have passed, s",
     )

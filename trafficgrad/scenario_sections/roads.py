@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from trafficgrad.config import StrictModel, name_kind
+from trafficgrad.config import StrictModel, error_at, name_kind
 from trafficgrad.scenario_sections.numbers import Count, NonNegative, Positive
 
 Edge = str | int  # its name or key, "node -> node", or its row
@@ -49,6 +49,24 @@ class FigureEightNetwork(StrictModel):
     lane_width: Positive = _WIDTH
 
 
+class MeterConfig(StrictModel):
+    """A ramp meter, the signal ``meter``: every green lets one waiting vehicle go on to ``ramp_end``."""
+
+    rate: Positive = Field(description="vehicles/h; green and red together take 3600 s / rate")
+    green: Positive = Field(default=2.0, description="s")
+    distance: Positive = Field(default=80.0, description="from the stop line to the end of the ramp, m")
+
+    @model_validator(mode="after")
+    def _leaves_a_red(self) -> MeterConfig:
+        if self.rate * self.green >= 3600.0:
+            raise error_at(
+                "rate",
+                f"a green of {self.green:g} s for each vehicle leaves no red: expected a rate below "
+                f"{3600.0 / self.green:g} vehicles/h, got {self.rate:g}",
+            )
+        return self
+
+
 class MergeNetwork(StrictModel):
     """A highway that a ramp of one lane joins: ``highway_in``, ``ramp``, (``highway_merge``,) ``highway_out``."""
 
@@ -63,6 +81,7 @@ class MergeNetwork(StrictModel):
         default="priority", description="priority: the highway goes first; zipper: in turn"
     )
     acceleration_lane: NonNegative = Field(default=0.0, description="of the ramp, beside the highway, m; 0 = none")
+    meter: MeterConfig | None = Field(default=None, description="null = none")
     lane_width: Positive = _WIDTH
 
 

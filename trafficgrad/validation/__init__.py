@@ -20,9 +20,12 @@ from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.validation.control import control
 from trafficgrad.validation.equilibrium import equilibrium
 from trafficgrad.validation.fundamental_diagram import fundamental_diagram
+from trafficgrad.validation.gridlock import gridlock
 from trafficgrad.validation.jam import jam
+from trafficgrad.validation.junction_discharge import junction_discharge
 from trafficgrad.validation.lane_changes import lane_changes
 from trafficgrad.validation.lane_gate import lane_gate
+from trafficgrad.validation.merges import merges
 from trafficgrad.validation.outputs import Outputs
 from trafficgrad.validation.platoon import platoon
 from trafficgrad.validation.report import Check, Report, table
@@ -47,8 +50,11 @@ GROUPS: dict[str, Group] = {
     "fundamental_diagram": Group("Fundamental diagram", fundamental_diagram),
     "jam": Group("Jam out of nothing", jam),
     "control": Group("One controlled vehicle against the jam", control),
+    "junction_discharge": Group("Queues that a signal releases", junction_discharge),
+    "gridlock": Group("An hour of a grid", gridlock),
     "safety": Group("Safety and identity of the shipped scenarios", safety),
     "lane_changes": Group("Lane changes beside SUMO's LC2013", lane_changes),
+    "merges": Group("Merges beside SUMO", merges),
     "lane_gate": Group("Gradient through a lane choice", lane_gate),
 }
 
@@ -66,7 +72,7 @@ def validate(
     table that it has.
 
     Parameters:
-        only: groups to run, names of ``GROUPS``; default: all. quick: fewer and shorter runs, about half a minute.
+        only: groups to run, names of ``GROUPS``; default: all. quick: fewer and shorter runs, a minute or two.
         outputs: files to write; default: none. console: where to print; default: standard output.
         device: of the simulations. They are in float64, but for ``safety``, which runs the scenarios as they ship.
 

@@ -4,7 +4,8 @@ Drivers who are bound to their lane never overlap, never reverse, never pass thr
 their speed allows; nobody is lost or swapped; a lane change leads to the lane beside, keeps the cool-down and asks of
 the new follower no harder braking than its limit, judged on the snapshot on which it was decided. A steered vehicle may
 cut in as it likes, and the scenario ends the episode by tests of its own: what its followers overlap is shown only.
-On networks with junctions no two bodies touch in the plane, and whoever came is on the road or has left it.
+On networks with junctions five worlds drive; no two bodies touch in the plane, and whoever came is on the road, has
+left it or still waits to enter.
 """
 
 from __future__ import annotations
@@ -26,33 +27,40 @@ from trafficgrad.validation.report import Check
 from trafficgrad.validation.runs import Results, Run
 from trafficgrad.validation.watch import BRAKING_ROUNDING, Tally, Watch
 
-STEPS, WORLDS = 10_000, 3
-QUICK_STEPS, QUICK_WORLDS = 100, 2
+STEPS, WORLDS, NETWORK_WORLDS = 10_000, 3, 5
+QUICK_STEPS, QUICK_NETWORK_STEPS, QUICK_WORLDS = 100, 20, 2
 HOLD = 1.0  # s: white noise in every short step would cancel itself and steer nobody out of its lane
 
 
 def safety(run: Run) -> Results:
-    """Every shipped scenario, with human drivers only and with random actions."""
-    seen: dict[str, Tally] = {}
-    limits: list[float] = []
+    """Every shipped scenario, with human drivers only and, where something is controlled, with random actions."""
+    seen: dict[str, tuple[Tally, float]] = {}  # what is drawn: on networks nobody measures gaps along lanes
     for name, _ in list_scenarios():
-        worlds = QUICK_WORLDS if run.quick else WORLDS
+        scenario = load_scenario(name)
+        plain = is_plain(scenario.network)
+        worlds = QUICK_WORLDS if run.quick else WORLDS if plain else NETWORK_WORLDS
         scenario = load_scenario(name, [f"pool_size={worlds}", "driver_rows=512"])
         steered = scenario.vehicles.controlled.control == "steered" and scenario.vehicles.controlled.count > 0
-        steps = QUICK_STEPS if run.quick else STEPS
-        acts = scenario.vehicles.controlled.count > 0 or scenario.control.signals == "switch"
-        kinds = (("human only", watch_humans), ("random actions", watch_random_actions))
-        for kind, watched in kinds[: 1 + acts]:
+        steps = (QUICK_STEPS if plain else QUICK_NETWORK_STEPS) if run.quick else STEPS
+        for kind in kinds_of_runs(scenario):
+            watched = watch_humans if kind == "human only" else watch_random_actions
             tally = watched(run, scenario, steps, worlds)
-            seen[f"{name}, {kind}"] = tally
             random = kind == "random actions"
-            limits.append(_braking_limit(scenario, requests=random))
-            yield from _judge(f"{name}, {kind}", tally, limits[-1], steered and random)
-    tallies = list(seen.values())
+            limit = _braking_limit(scenario, requests=random)
+            if plain:
+                seen[f"{name}, {kind}"] = tally, limit
+            yield from _judge(f"{name}, {kind}", tally, limit, steered and random)
+    tallies, limits = zip(*seen.values(), strict=True) if seen else ((), ())
     yield partial(
         validation_plots.draw_safety, list(seen), [t.smallest_gap for t in tallies],
         [t.hardest_braking for t in tallies], limits,
     )  # fmt: skip
+
+
+def kinds_of_runs(scenario: Scenario) -> tuple[str, ...]:
+    """How a scenario is run: with human drivers only and, where something is controlled, with random actions."""
+    acts = scenario.vehicles.controlled.count > 0 or scenario.control.signals == "switch"
+    return ("human only", "random actions") if acts else ("human only",)
 
 
 @torch.no_grad()

@@ -35,6 +35,8 @@ FLOW = Drivers()
 TREIBER_2000 = Drivers(120 / 3.6, 1.6, 0.73, 1.67)
 # As FLOW, but with a longer headway and a quicker answer: uniform flow is stable at every speed.
 STABLE = Drivers(30.0, 1.5, 3.0, 1.5)
+# City traffic of M. Treiber, A. Kesting: Traffic Flow Dynamics (2013), ch. 11: 54 km/h.
+CITY = Drivers(15.0, 1.0, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,32 @@ def peak_gain(drivers: Drivers, speed: float) -> tuple[float, float]:
 def string_stability(f: Partials) -> float:
     """f_v^2 / 2 + f_v f_dv - f_s, 1/s2: positive where a platoon damps long waves."""
     return f.speed**2 / 2 + f.speed * f.closing - f.gap
+
+
+def queue_discharge(drivers: Drivers, vehicles: int, formed: bool = False, dt: float = 0.01) -> Array:
+    """When each of a queue passes the stop line, s after green, [vehicles]; integrated in steps of ``dt`` s.
+
+    Parameters:
+        formed: whether the queue has formed by itself, out of traffic at half the desired speed that came to a red
+            signal; else the first stands ``min_gap`` before the line and the others as close behind each other.
+    """
+    parameters = {name: np.asarray(value, dtype=np.float64) for name, value in vars(drivers).items()}
+    pace = drivers.desired_speed / 2 if formed else 0.0
+    gap = float(equilibrium_gap(drivers, pace))
+    begin = -(gap + 20.0 * pace)  # 20 s away, and gone through by the last
+    time = -2.0 * vehicles * gap / pace - 20.0 if formed else 0.0
+    place = begin - (drivers.length + gap) * np.arange(vehicles, dtype=np.float64)
+    speed, passed = np.full(vehicles, pace), np.full(vehicles, np.nan)
+    while np.isnan(passed[-1]):
+        red = time < -dt / 2
+        gaps = np.concatenate([[-place[0] if red else np.inf], place[:-1] - drivers.length - place[1:]])
+        closing = np.concatenate([[speed[0] if red else 0.0], speed[1:] - speed[:-1]])
+        faster = np.maximum(0.0, speed + idm_acceleration(speed, gaps, closing, parameters) * dt)
+        moved = (speed + faster) / 2 * dt
+        now = (place <= 0.0) & (place + moved > 0.0)
+        passed[now] = time - dt * place[now] / moved[now]
+        place, speed, time = place + moved, faster, time + dt
+    return passed
 
 
 def bisect(function: Callable[[float], float], low: float, high: float, rounds: int = 200) -> float:
