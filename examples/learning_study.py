@@ -26,10 +26,18 @@ from rich.console import Console
 from rich.table import Table
 
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, policy_controller, run_episodes
+from trafficgrad.agents.episodes import (
+    EnvController,
+    baselines,
+    held_out_env,
+    held_out_traffic,
+    policy_controller,
+    run_episodes,
+)
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train
+from trafficgrad.envs import TrafficEnv
 from trafficgrad.files import complete_file
 from trafficgrad.gradients import MODES
 from trafficgrad.render import learning_curve
@@ -75,6 +83,7 @@ class Study:
     curves: tuple[str, ...]  # rows whose learning curves are drawn
     best: bool = True  # judge the best policy of a training by its validation traffic, or the last one
     episodes: int = 20  # held-out traffic seeds
+    settings: tuple[tuple[str, tuple[str, ...]], ...] = ()  # row, overrides: nobody is trained, but the roads differ
 
 
 _TRAFFIC = (
@@ -82,6 +91,10 @@ _TRAFFIC = (
     "lane_changes", "collisions",
 )  # fmt: skip
 _ROADS = ("reward", "mean_speed", "late_mean_speed", "speed_deviation", "standing", "flow", "collisions")
+_METERED = tuple(
+    (f"human only, meter of {rate} veh/h", (f"network.meter={{rate: {rate}, green: 1.5}}",))
+    for rate in (1700, 1800, 1900, 2000)
+)
 STUDIES = {
     "ring_4lane": Study(
         {**_RINGS, "gippo, no lane head": ("gippo", ("training.frozen_actions=[lane_request]",))},
@@ -99,7 +112,7 @@ STUDIES = {
     **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge", "highway_truck")},
     "roundabout": Study({"gippo": ("gippo", ()), "ppo": ("ppo", ())}, _ROADS, ()),
     **{name: Study({"ppo": ("ppo", ())}, _ROADS, ()) for name in ("intersection", "grid_3x3")},
-    "bottleneck": Study({}, _ROADS, ()),  # hand-written controllers only
+    "bottleneck": Study({}, _ROADS, (), settings=_METERED),
 }
 UNTRAINED = "untrained"
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -195,10 +208,12 @@ def evaluate_fixed(scenario: str) -> None:
     torch.set_num_threads(1)
     study, loaded = STUDIES[scenario], load_scenario(scenario)
     env = held_out_env(loaded)
-    traffic = held_out_traffic(env, range(study.episodes))
     path = RESULTS / f"{scenario}.csv"
-    for name, controller in baselines(env).items():
-        episodes = run_episodes(env, controller, traffic)
+    cases: list[tuple[str, TrafficEnv, EnvController | None]] = [(n, env, c) for n, c in baselines(env).items()]
+    for name, overrides in study.settings:
+        cases.append((name, held_out_env(load_scenario(scenario, overrides)), None))
+    for name, one, controller in cases:
+        episodes = run_episodes(one, controller, held_out_traffic(one, range(study.episodes)))
         means = {k: f"{float(v.mean()):.4f}" for k, v in episodes.measures.items() if k in study.measures}
         keep(path, {"row": name, "seed": "", "decisions": 0, **means}, ("row", "seed"))
     for seed in (1, 2, 3):

@@ -13,6 +13,7 @@ import torch
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import (
+    Meter,
     RoadNetwork,
     arterial,
     bottleneck,
@@ -383,6 +384,18 @@ def test_bottleneck(lanes: int) -> None:
     assert set(conflicts(network).values()) == {MERGE}
 
 
+@pytest.mark.parametrize(("lanes", "turns"), [(4, [0, 2, 1, 3]), (8, [0, 4, 2, 6, 1, 5, 3, 7])])
+def test_bottleneck_with_a_meter(lanes: int, turns: list[int]) -> None:
+    network = bottleneck(lanes, meter=Meter(0.5, green=1.5, distance=60.0))
+    assert network.edge_lanes == (lanes, lanes, lanes, lanes, lanes // 2, lanes // 4)
+    assert length_of(network, "section_3") == 50.0 and length_of(network, "section_3_end") == 60.0
+    (signal,) = network.signals
+    assert signal.name == "meter" and signal.durations == (1.5, 0.5) * lanes
+    assert [state.find("G") for state in signal.states] == [lane for turn in turns for lane in (turn, -1)]
+    stops = [network.connections[way(network, "section_3", "section_3_end", i)] for i in range(lanes)]
+    assert [(stop.to_lane, stop.signal, stop.signal_index) for stop in stops] == [(i, "meter", i) for i in range(lanes)]
+
+
 def test_grid() -> None:
     network = grid()
     assert len(network.edges) == 48 and len(network.signals) == 9 and len(network.connections) == 9 * 12
@@ -556,6 +569,7 @@ def test_arterial() -> None:
         (lambda: bottleneck(6), "lanes must be a multiple of 4, since it is halved twice, got 6"),
         (lambda: bottleneck(lengths=[100.0, 100.0]), "lengths needs 5 values, one a section, got 2"),
         (lambda: bottleneck(lengths=[100.0, 100.0, 20.0, 30.0, 50.0]), "section 3 must be longer than the 30 m"),
+        (lambda: bottleneck(meter=Meter(0.2, distance=110.0)), "a meter 110 m before .* is 110 m long up to there"),
         (lambda: grid(rows=0), "grid: rows must be an integer >= 1, got 0"),
         (lambda: grid(inner_length=20.0), "street 'east_0_1' is 20 m long, but .* need at least 27 m"),
         (lambda: grid(protected_left=True), "grid: protected left turns need a lane of their own.* got one lane"),

@@ -1,4 +1,4 @@
-"""Ramp meters: one vehicle for each green, rates as tensors, their gradients, and the section of a scenario."""
+"""Meters: one vehicle for each green, rates as tensors, their gradients, and the section of a scenario."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from trafficgrad.car_following import IDM
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import GradientMode, SignalGradient
-from trafficgrad.network import Meter, RoadNetwork, intersection, merge
+from trafficgrad.network import Meter, RoadNetwork, bottleneck, intersection, merge
 from trafficgrad.scenario_config import parse_scenario
 from trafficgrad.signals import Signals
 from trafficgrad.simulator import Simulator
@@ -108,8 +108,43 @@ def test_a_rate_gives_the_cycle(network: RoadNetwork) -> None:
     with pytest.raises(TrafficGradError, match=r"a rate of 0\.5 vehicles/s leaves no red"):
         signals.metered(0, torch.tensor(0.5))
     crossing = Signals.of(intersection())
-    with pytest.raises(TrafficGradError, match="signal 0 is no ramp meter"):
+    with pytest.raises(TrafficGradError, match="signal 0 is no meter"):
         crossing.metered(0, torch.tensor(0.2))
+
+
+def test_lanes_take_turns_at_the_rate() -> None:
+    rate = torch.tensor([0.5, 0.4], dtype=DOUBLE, requires_grad=True)
+    metered = Signals.of(bottleneck(meter=Meter(0.25, green=1.5)), DOUBLE).metered(0, rate)
+    durations = metered.durations[:, 0].detach()
+    assert durations[:, ::2].unique().tolist() == [1.5]
+    assert torch.allclose(durations[:, 1::2], torch.tensor([[0.5] * 4, [1.0] * 4], dtype=DOUBLE))
+    metered.durations.sum().backward()
+    assert torch.allclose(rate.grad, -4.0 / rate.detach() ** 2)
+
+
+def test_a_bottleneck_that_is_metered_lets_as_many_through_as_its_lights() -> None:
+    """Queues in all lanes: one vehicle for each green, and nobody stands between the lights and the end."""
+    rates = torch.tensor([0.3, 0.4, 0.5], dtype=DOUBLE)
+    roads = bottleneck(meter=Meter(0.25, green=1.9))
+    network = roads.with_routes([["section_3", "section_3_end", "section_4", "section_5"]])
+    signals = Signals.of(network, DOUBLE).metered(0, rates)
+    simulator = Simulator(network, Fleet(), IDM(desired_speed=23.0), dt=DT, signals=signals)
+    first = network.lanes.index((network.edge_index("section_3"), 0))
+    place = 28.0 - 7.5 * torch.arange(4, dtype=DOUBLE).repeat(4)
+    lanes = first + torch.arange(4).repeat_interleave(4)
+    none = torch.zeros(3, 16, dtype=torch.int64)
+    place = place.expand(3, -1)
+    state = TrafficState(place, torch.zeros_like(place), lanes.expand(3, -1), route=none, driver=none)
+    state = signals.start(state)
+    slowest = torch.full((3,), torch.inf, dtype=DOUBLE)
+    with torch.no_grad():
+        for _ in range(round(30.0 / DT)):
+            state = simulator.step(state)
+            beyond = state.active & (network.edge[state.lane] == network.edge_index("section_4"))
+            slowest = torch.minimum(slowest, torch.where(beyond, state.speed, torch.inf).amin(1))
+    passed = 16 - (state.active & (state.lane < first + 4)).sum(1)
+    assert bool((passed >= (rates * 27.0).floor()).all()) and bool((passed <= (rates * 30.0).ceil()).all())
+    assert bool((slowest > 8.0).all())
 
 
 def test_worlds_need_a_programme_each(network: RoadNetwork) -> None:

@@ -101,26 +101,30 @@ class Signals:
                 raise TrafficGradError(f"Signals.{name} are for {len(value)} worlds, the state has {worlds}")
 
     def metered(self, signal: int, rate: Tensor) -> Signals:
-        """The programmes with another rate of a ramp meter: its green stays, green and red together take 1 / rate.
+        """The programmes with another rate of a meter: its greens stay, each with its red takes 1 / rate.
 
         Parameters:
-            signal: row of the meter, whose programme has one green and then one red. rate: vehicles/s, [] or [B]; it
-                may require a gradient, and must leave a red.
+            signal: row of the meter, in whose programme green and red alternate. rate: vehicles/s, [] or [B]; it may
+                require a gradient, and must leave a red.
 
         Raises:
             TrafficGradError: the signal is no meter, or (on the CPU) the rate leaves no red.
         """
-        shown = (self.letters[signal, :2] >= YIELDING).any(-1).tolist()
-        if self.phases[signal] != 2 or shown != [True, False]:
-            raise TrafficGradError(f"signal {signal} is no ramp meter: expected one green phase and then one red one")
-        red = 1.0 / rate - self.durations[..., signal, 0]
+        count = int(self.phases[signal])
+        shown = (self.letters[signal, :count] >= YIELDING).any(-1).tolist()
+        if shown != [True, False] * (count // 2):
+            raise TrafficGradError(f"signal {signal} is no meter: expected phases that are green and red in turn")
+        red = 1.0 / rate[..., None] - self.durations[..., signal, 0:count:2]  # [K], or [B, K]
         if red.device.type == "cpu" and not bool((red > 0).all()):
             raise TrafficGradError(
                 f"signal {signal}: a rate of {float(rate.max()):g} vehicles/s leaves no red beside the green"
             )
         place = torch.zeros_like(self.letters[..., 0], dtype=torch.bool)
-        place[signal, 1] = True
-        return dataclasses.replace(self, durations=torch.where(place, red[..., None, None], self.durations))
+        place[signal, 1:count:2] = True
+        worlds = red.shape[:-1]
+        reds = torch.stack([red, red], -1).reshape(*worlds, 1, count)
+        reds = torch.nn.functional.pad(reds, (0, place.shape[1] - count))
+        return dataclasses.replace(self, durations=torch.where(place, reds, self.durations))
 
     def start(self, state: TrafficState) -> TrafficState:
         """The state with every signal at the phase that its programme has at the state's time."""

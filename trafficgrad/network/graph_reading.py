@@ -168,7 +168,7 @@ def _read_edge(
             raise TrafficGradError(f"{where}: its centre line has no length; give it a geometry with distinct points")
         both_ways = graph.has_edge(key[1], key[0])
         line = beside(straight, -lanes * width / 2) if both_ways else straight
-        line = _cut(line, radius[key[0]], radius[key[1]])
+        line = trimmed(line, radius[key[0]], radius[key[1]])
     own = data.get("lane_geometry")
     if own is None:
         lines = tuple(beside(line, (i - (lanes - 1) / 2) * width) for i in range(lanes))
@@ -214,11 +214,12 @@ def beside(line: Line, offset: float) -> Line:
     return line + offset * mitre / size**2
 
 
-def _cut(line: Line, start: float, end: float) -> Line:
-    """A straight line without its first and last metres, at most ``_LARGEST_CUT`` of it at each end."""
-    whole = line_length(line)
-    a, b = (min(cut / whole, _LARGEST_CUT) for cut in (start, end))
-    return np.stack([line[0] + a * (line[1] - line[0]), line[1] - b * (line[1] - line[0])])
+def trimmed(line: Line, start: float, end: float) -> Line:
+    """A line without its first and last metres, at most ``_LARGEST_CUT`` of it at each end."""
+    along = np.concatenate([[0.0], np.hypot(*np.diff(line, axis=0).T).cumsum()])
+    low, high = min(start, _LARGEST_CUT * along[-1]), along[-1] - min(end, _LARGEST_CUT * along[-1])
+    at = np.concatenate([[low], along[(along > low) & (along < high)], [high]])
+    return np.stack([np.interp(at, along, line[:, c]) for c in (0, 1)], axis=-1)
 
 
 def _junction_radii(graph: nx.MultiDiGraph, place: dict[Hashable, np.ndarray]) -> dict[Hashable, float]:

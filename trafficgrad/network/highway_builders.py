@@ -130,6 +130,7 @@ def bottleneck(
     lanes: int = 4,
     speed_limit: float = 23.0,
     lengths: Sequence[float] = (100.0, 310.0, 140.0, 30.0, 155.0),
+    meter: Meter | None = None,
     lane_width: float = 3.5,
 ) -> RoadNetwork:
     """A road along +x that narrows twice: of each pair of lanes one goes on, like a zip.
@@ -139,10 +140,12 @@ def bottleneck(
     ``section_3`` and the last 15 m of ``section_4``, so those edges are shorter by as much and the road is 735 m long.
 
     Edges: ``section_1`` to ``section_5``; all lanes until the end of the third, half of them on the fourth, a quarter
-    on the fifth.
+    on the fifth. With a meter the third goes on behind the stop line as ``section_3_end``; the signal is called
+    ``meter``, and its lanes take turns so that of two that join never one goes right after the other.
 
     Parameters:
-        lanes: a multiple of 4. speed_limit: m/s. lengths: m, of the five sections. lane_width: m.
+        lanes: a multiple of 4. speed_limit: m/s. lengths: m, of the five sections. meter: before the first narrowing,
+        None = none. lane_width: m.
 
     References:
         [1] Wu et al., Flow: a modular learning framework for mixed autonomy traffic, arXiv 1710.05465.
@@ -163,6 +166,11 @@ def bottleneck(
             raise TrafficGradError(
                 f"{where}: section {s} must be longer than the {taper:g} m in which its lanes join, got {length}"
             )
+    if meter is not None and meter.distance >= lengths[2] - _TAPERS[0]:
+        raise TrafficGradError(
+            f"{where}: a meter {meter.distance:g} m before the first narrowing does not stand on section 3, which is "
+            f"{lengths[2] - _TAPERS[0]:g} m long up to there"
+        )
     graph = nx.MultiDiGraph()
     counts = (lanes, lanes, lanes, lanes // 2, lanes // 4)
     add_node(graph, "start", (0.0, 0.0))
@@ -170,10 +178,22 @@ def bottleneck(
     keys: list[EdgeKey] = []
     names = ("start", "node_1", "node_2", "first_zip", "second_zip", "end")
     for s, (length, taper, count) in enumerate(zip(lengths, tapers, counts, strict=True)):
-        graph.add_node(names[s + 1], position=(x + length - taper, 0.0), name=names[s + 1])
-        road = straight_lines((x, x + length - taper), 0.0, count, lane_width)
-        keys.append(add_edge(graph, names[s], names[s + 1], f"section_{s + 1}", speed_limit=speed_limit, **road))
+        begin, end, start, name = x, x + length - taper, names[s], f"section_{s + 1}"
+        if s == 2 and meter is not None:
+            stop = end - meter.distance
+            graph.add_node("meter", position=(stop, 0.0), name="meter")
+            road = straight_lines((begin, stop), 0.0, count, lane_width)
+            waiting = add_edge(graph, start, "meter", name, speed_limit=speed_limit, **road)
+            begin, start, name = stop, "meter", f"{name}_end"
+        graph.add_node(names[s + 1], position=(end, 0.0), name=names[s + 1])
+        road = straight_lines((begin, end), 0.0, count, lane_width)
+        keys.append(add_edge(graph, start, names[s + 1], name, speed_limit=speed_limit, **road))
         x += length
+    if meter is not None:
+        stops = [Connection(waiting, i, keys[2], i, signal="meter", signal_index=i) for i in range(lanes)]
+        graph.nodes["meter"]["connections"] = stops
+        turns = [*range(0, lanes, 4), *range(2, lanes, 4), *range(1, lanes, 4), *range(3, lanes, 4)]
+        graph.graph["signals"] = {"meter": meter.programme(turns)}
     narrowings = ((2, "first_zip", lengths[0] + lengths[1] + lengths[2]), (3, "second_zip", sum(lengths[:4])))
     for s, node, end in narrowings:
         ways = []

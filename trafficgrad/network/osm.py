@@ -15,9 +15,9 @@ import networkx as nx
 import numpy as np
 
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.network.connections import Line, heading_at_end, heading_at_start, line_length
+from trafficgrad.network.connections import heading_at_end, heading_at_start, line_length
 from trafficgrad.network.files import ImportSummary, Tally, check_xml, open_compressed
-from trafficgrad.network.graph_reading import beside
+from trafficgrad.network.graph_reading import beside, trimmed
 
 KMH, MPH = 1 / 3.6, 0.44704
 
@@ -61,7 +61,6 @@ ZONES = {
 _LANE_WIDTH = 3.5  # m
 _LANE_WIDTHS = (2.0, 5.0)  # m: a width tag that gives other values is not of the driven lanes
 _CORNER = 3.0  # m between the side of a crossing road and the stop line
-_LARGEST_CUT = 0.4  # of an edge that a junction takes at each end
 _SIGN_DISTANCE = 60.0  # m from the junction, at most, of a signal or a sign that belongs to it
 _SHORT = 3.0  # m: edges up to it are joined to a junction
 _AGAINST_ALL = 20  # priority that a sign takes off, and a roundabout adds: more than the classes differ
@@ -376,7 +375,7 @@ def _build(roads: nx.MultiDiGraph, rules: Mapping[Hashable, str]) -> nx.MultiDiG
         line = data["line"]
         if data["both_ways"]:
             line = beside(line, -data["lanes"] * data["lane_width"] / 2)
-        line = _cut(line, radius[u], radius[v])
+        line = trimmed(line, radius[u], radius[v])
         values = {name: data[name] for name in ("lanes", "speed_limit", "lane_width")}
         values["priority"] = data["priority"] - _AGAINST_ALL * data["sign"]
         if data["name"]:
@@ -397,11 +396,3 @@ def _radius(roads: nx.MultiDiGraph, node: Hashable, ruled: bool) -> float:
         if any(abs(math.sin(heading - other)) > math.sin(math.radians(20.0)) for other, _ in arms)
     ]
     return max(widths, default=0.0) + _CORNER
-
-
-def _cut(line: Line, start: float, end: float) -> Line:
-    """A line without its first and last metres, at most ``_LARGEST_CUT`` of it at each end."""
-    along = np.concatenate([[0.0], np.hypot(*np.diff(line, axis=0).T).cumsum()])
-    low, high = min(start, _LARGEST_CUT * along[-1]), along[-1] - min(end, _LARGEST_CUT * along[-1])
-    at = np.concatenate([[low], along[(along > low) & (along < high)], [high]])
-    return np.stack([np.interp(at, along, line[:, c]) for c in (0, 1)], axis=-1)

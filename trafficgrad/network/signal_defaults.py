@@ -19,6 +19,7 @@ from trafficgrad.network.connections import (
     wrap_angle,
 )
 from trafficgrad.network.road_network import RoadNetwork
+from trafficgrad.network.signals import phases_in_turn
 
 _LARGEST_KINK = math.radians(60.0)  # two approaches of one road deviate at most so much from opposite directions
 
@@ -70,7 +71,7 @@ def _free_name(node: Hashable, taken: Mapping[str, Any]) -> str:
 def _phases(
     ways: Sequence[Connection], lines: Mapping[EdgeKey, np.ndarray], green: float, yellow: float, all_red: float
 ) -> list[dict[str, Any]]:
-    phases: list[dict[str, Any]] = []
+    greens = []
     approaches = list(dict.fromkeys(way.from_edge for way in ways))
     for group in _opposite({edge: heading_at_end(lines[edge]) for edge in approaches}):
         letters = []
@@ -78,12 +79,8 @@ def _phases(
             turn = turn_of(wrap_angle(heading_at_start(lines[way.to_edge]) - heading_at_end(lines[way.from_edge])))
             yields = len(group) > 1 and turn in ("left", "back")
             letters.append("r" if way.from_edge not in group else "g" if yields else "G")
-        state = "".join(letters)
-        phases.append({"duration": green, "state": state})
-        phases.append({"duration": yellow, "state": state.replace("g", "y").replace("G", "y")})
-        if all_red > 0:
-            phases.append({"duration": all_red, "state": "r" * len(ways)})
-    return phases
+        greens.append((green, "".join(letters)))
+    return phases_in_turn(greens, yellow, all_red)
 
 
 def _opposite(heading: Mapping[EdgeKey, float]) -> list[tuple[EdgeKey, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,14 +17,14 @@ SHORTEST, LONGEST = 5.0, 60.0  # s, of a green phase that is not fixed, by defau
 
 @dataclass(frozen=True)
 class Meter:
-    """A ramp meter: a signal on an on-ramp, whose every green is long enough for one vehicle that waits there.
+    """A meter: a signal before a merge, whose every green is long enough for one vehicle that waits there.
 
-    The red lasts as long as the rate asks for: green and red together take 1 / rate.
+    The red lasts as long as the rate asks for: green and red together take 1 / rate. Several lanes take turns.
     """
 
-    rate: float  # vehicles/s
+    rate: float  # vehicles/s, of all lanes together
     green: float = 2.0  # s
-    distance: float = 80.0  # m from the stop line to the end of the ramp
+    distance: float = 80.0  # m from the stop line to the merge: the end of the ramp, the first narrowing
 
     def __post_init__(self) -> None:
         for name in ("rate", "green", "distance"):
@@ -37,10 +37,36 @@ class Meter:
                 f"choose a rate below {1.0 / self.green:g}"
             )
 
-    def programme(self) -> dict[str, Any]:
-        """As a graph carries it; its one letter is for the ramp."""
-        phases = [{"duration": self.green, "state": "G"}, {"duration": 1.0 / self.rate - self.green, "state": "r"}]
+    def programme(self, turns: Sequence[int] = (0,)) -> dict[str, Any]:
+        """As a graph carries it.
+
+        Parameters:
+            turns: lanes in the order in which they get green; letter i of a state is for lane i.
+        """
+        red = {"duration": 1.0 / self.rate - self.green, "state": "r" * len(turns)}
+        phases = []
+        for lane in turns:
+            state = "".join("G" if i == lane else "r" for i in range(len(turns)))
+            phases += [{"duration": self.green, "state": state}, red]
         return {"kind": "fixed", "offset": 0.0, "phases": phases}
+
+
+def phases_in_turn(greens: Sequence[tuple[float, str]], yellow: float, all_red: float) -> list[dict[str, Any]]:
+    """Phases with green in turn, as a graph carries them; who loses it is shown yellow and then red before the next.
+
+    Parameters:
+        greens: duration in s and state of each. yellow, all_red: s; 0 = no such phase.
+    """
+    phases: list[dict[str, Any]] = []
+    for k, (duration, state) in enumerate(greens):
+        after = greens[(k + 1) % len(greens)][1] if len(greens) > 1 else "r" * len(state)
+        phases.append({"duration": duration, "state": state})
+        for letter, seconds in (("y", yellow), ("r", all_red)):
+            if seconds > 0:
+                pairs = zip(state, after, strict=True)
+                change = "".join(letter if now != "r" and then == "r" else now for now, then in pairs)
+                phases.append({"duration": seconds, "state": change})
+    return phases
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network.connections import Connection, EdgeKey
 from trafficgrad.network.layout import add_edge, check_choice, check_lengths, check_not_negative, sidestep, through
-from trafficgrad.network.signals import KINDS
+from trafficgrad.network.signals import KINDS, phases_in_turn
 
 # Turns, and how many arms further counter-clockwise they lead. Drivers without a route take the first, straight on.
 TURNS = (("straight", 2), ("right", 1), ("left", 3))
@@ -220,23 +220,14 @@ def programme(ways: Sequence[Movement], timing: Timing, offset: float) -> dict[s
         left = "r" if protected else "g"
         state = "".join((left if way.turn == "left" else "G") if way.arm % 2 == street else "r" for way in ways)
         greens.append((timing.green[street], state))
-    phases: list[dict[str, Any]] = []
-    for k, (duration, state) in enumerate(greens):
-        after = greens[(k + 1) % len(greens)][1]
-        fixed = timing.kind == "fixed"
-        least, most = (duration, duration) if fixed else (timing.min_green, timing.max_green)
-        phases.append(_phase(duration, state, least, most))
-        ends = [now != "r" and then == "r" for now, then in zip(state, after, strict=True)]
-        between = [("y", timing.yellow), ("r", timing.all_red)]
-        for letter, seconds in between:
-            if seconds > 0:
-                change = "".join(letter if end else now for now, end in zip(state, ends, strict=True))
-                phases.append(_phase(seconds, change, seconds, seconds))
+    phases = phases_in_turn(greens, timing.yellow, timing.all_red)
+    shown = {state for _, state in greens}
+    for phase in phases:
+        least = most = phase["duration"]
+        if timing.kind != "fixed" and phase["state"] in shown:
+            least, most = timing.min_green, timing.max_green
+        phase.update(min_duration=least, max_duration=most)
     return {"kind": timing.kind, "offset": offset, "phases": phases}
-
-
-def _phase(duration: float, state: str, least: float, most: float) -> dict[str, Any]:
-    return {"duration": duration, "state": state, "min_duration": least, "max_duration": most}
 
 
 def offsets_of(builder: str, offsets: float | Sequence[float], count: int) -> list[float]:

@@ -50,11 +50,11 @@ class FigureEightNetwork(StrictModel):
 
 
 class MeterConfig(StrictModel):
-    """A ramp meter, the signal ``meter``: every green lets one waiting vehicle go on to ``ramp_end``."""
+    """A meter, the signal ``meter``: every green lets one waiting vehicle go on. Several lanes take turns."""
 
-    rate: Positive = Field(description="vehicles/h; green and red together take 3600 s / rate")
+    rate: Positive = Field(description="vehicles/h, of all lanes; green and red together take 3600 s / rate")
     green: Positive = Field(default=2.0, description="s")
-    distance: Positive = Field(default=80.0, description="from the stop line to the end of the ramp, m")
+    distance: Positive = Field(default=80.0, description="from the stop line to where lanes join, m")
 
     @model_validator(mode="after")
     def _leaves_a_red(self) -> MeterConfig:
@@ -92,6 +92,7 @@ class BottleneckNetwork(StrictModel):
     lanes: _Lanes = Field(default=4, description="at the beginning, a multiple of 4")
     speed_limit: Positive = Field(default=23.0, description="m/s")
     lengths: Lengths = Field(default=(100.0, 310.0, 140.0, 30.0, 155.0), description="of the five sections, m")
+    meter: MeterConfig | None = Field(default=None, description="before the first narrowing; null = none")
     lane_width: Positive = _WIDTH
 
 
