@@ -13,6 +13,8 @@ are parked, and three or four on an avenue. The trips are invented: straight thr
 
     python examples/draw_midtown.py                   # writes scenarios/midtown.json and scenarios/midtown_trips.csv
     trafficgrad draw scenarios/midtown.json
+    python examples/draw_midtown.py --cycle 50 --output runs/midtown_50     # the same with other signals
+    trafficgrad evaluate midtown --set network.path=runs/midtown_50/midtown.json
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ LIMIT = 25.0 * MPH
 LANE_WIDTH = 3.2  # m, between 10 and 11 ft
 BLOCK = 200.0  # ft between one street and the next
 END = 150.0  # m of road beyond the outermost junctions
-CYCLE, YELLOW, ALL_RED = 90.0, 3.0, 2.0  # s
-STREET_GREEN, WIDE_STREET_GREEN = 30.0, 38.0  # s; the avenues get the rest
+CYCLE, SHORTEST_CYCLE, YELLOW, ALL_RED = 90.0, 30.0, 3.0, 2.0  # s
+STREET_SHARE, WIDE_STREET_SHARE = 0.375, 0.475  # of the green time, 30 and 38 s; the avenues get the rest
 WAVE = 10.0  # m/s, at which the avenues' greens move on: a little below the speed limit
 RATES = {"avenue": 300.0, "street": 205.0, "wide street": 155.0}  # vehicles/h that come on each lane
 THROUGH = 0.6  # share of the trips that go straight through
@@ -96,8 +98,8 @@ def name_of(road: Road, direction: str, place: str) -> str:
     return f"{'street_' if road.name.isdecimal() else ''}{road.name}_{direction}_{place}"
 
 
-def draw() -> nx.MultiDiGraph:
-    """The road graph, with signals."""
+def draw(cycle: float = CYCLE) -> nx.MultiDiGraph:
+    """The road graph, with signals of ``cycle`` s."""
     graph = nx.MultiDiGraph()
     across, along = streets(), avenues()
     for avenue in along:
@@ -110,7 +112,7 @@ def draw() -> nx.MultiDiGraph:
     graph = default_programmes(graph, yellow=YELLOW, all_red=ALL_RED)
     for avenue in along:
         for street in across:
-            _time_signal(graph, avenue, street)
+            _time_signal(graph, avenue, street, cycle)
     return graph
 
 
@@ -134,24 +136,24 @@ def _add_road(graph: nx.MultiDiGraph, road: Road, direction: str, crossed: list[
         graph.add_edge(start, end, key=name, name=name, **values)
 
 
-def _time_signal(graph: nx.MultiDiGraph, avenue: Road, street: Road) -> None:
+def _time_signal(graph: nx.MultiDiGraph, avenue: Road, street: Road, cycle: float) -> None:
     """Give a signal its greens and its place in the avenue's green wave."""
     node = f"{avenue.name}_{street.name}"
     programme = graph.graph["signals"][node]
     ways = graph.nodes[node]["connections"]
-    green = WIDE_STREET_GREEN if kind_of(street) == "wide street" else STREET_GREEN
-    rest = CYCLE - green - 2 * (YELLOW + ALL_RED)
+    greens = cycle - 2 * (YELLOW + ALL_RED)
+    green = (WIDE_STREET_SHARE if kind_of(street) == "wide street" else STREET_SHARE) * greens
     begun, avenue_starts = 0.0, 0.0
     for phase in programme["phases"]:
         shown = [way for way, letter in zip(ways, phase["state"], strict=True) if letter in "gG"]
         if shown:
             on_avenue = str(shown[0].from_edge[2]).startswith(avenue.name)
-            phase["duration"] = rest if on_avenue else green
+            phase["duration"] = greens - green if on_avenue else green
             avenue_starts = begun if on_avenue else avenue_starts
         begun += phase["duration"]
     # Park Avenue, which goes both ways, has its wave uptown.
     way = street.at * FOOT if "north" in avenue.directions else (streets()[-1].at - street.at) * FOOT
-    programme["offset"] = round((way / WAVE - avenue_starts) % CYCLE, 1)
+    programme["offset"] = round((way / WAVE - avenue_starts) % cycle, 1)
 
 
 def trips() -> list[tuple[str, str, float]]:
@@ -171,9 +173,9 @@ def trips() -> list[tuple[str, str, float]]:
     return found
 
 
-def write(folder: Path) -> tuple[Path, Path]:
+def write(folder: Path, cycle: float = CYCLE) -> tuple[Path, Path]:
     """Write ``midtown.json`` and ``midtown_trips.csv``."""
-    graph = draw()
+    graph = draw(cycle)
     RoadNetwork.from_graph(graph)  # refuses what makes no sense
     network, table = save_network(graph, folder / "midtown.json"), folder / "midtown_trips.csv"
     rows = ["from,to,rate", *(f"{start},{end},{rate:.2f}" for start, end, rate in trips())]
@@ -186,7 +188,12 @@ def main() -> None:
     """Write both files and say where."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("scenarios"), help="folder")
-    for path in write(parser.parse_args().output):
+    parser.add_argument("--cycle", type=float, default=CYCLE, help="of the signals, s")
+    options = parser.parse_args()
+    if not options.cycle >= SHORTEST_CYCLE:
+        parser.error(f"--cycle must be at least {SHORTEST_CYCLE:g} s, got {options.cycle:g}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    for path in write(options.output, options.cycle):
         print(path)
 
 

@@ -95,6 +95,14 @@ _METERED = tuple(
     (f"human only, meter of {rate} veh/h", (f"network.meter={{rate: {rate}, green: 1.5}}",))
     for rate in (1700, 1800, 1900, 2000)
 )
+_CARS = "{from: highway_0, rate: 1200, vehicles: human}"
+_TRUCKS = (
+    ("people drive the trucks too", (f"demand=[{_CARS}, {{from: highway_0, rate: 300, vehicles: truck}}]",)),
+    (
+        "human only, trucks come on the right",
+        (f"demand=[{_CARS}, {{from: highway_0, rate: 300, vehicles: truck, controlled_share: 1.0, lanes: [0]}}]",),
+    ),
+)
 STUDIES = {
     "ring_4lane": Study(
         {**_RINGS, "gippo, no lane head": ("gippo", ("training.frozen_actions=[lane_request]",))},
@@ -109,7 +117,8 @@ STUDIES = {
         best=False,
         episodes=64,
     ),
-    **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge", "highway_truck")},
+    **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge")},
+    "highway_truck": Study({"gippo": ("gippo", ())}, _ROADS, (), settings=_TRUCKS),
     "roundabout": Study({"gippo": ("gippo", ()), "ppo": ("ppo", ())}, _ROADS, ()),
     **{name: Study({"ppo": ("ppo", ())}, _ROADS, ()) for name in ("intersection", "grid_3x3")},
     "bottleneck": Study({}, _ROADS, (), settings=_METERED),

@@ -53,6 +53,17 @@ def test_the_shipped_files_are_what_the_example_draws(drawing: ModuleType, tmp_p
         assert path.read_bytes() == (ROOT / "scenarios" / path.name).read_bytes(), "run: examples/draw_midtown.py"
 
 
+def test_a_shorter_cycle_keeps_the_shares_and_the_waves(drawing: ModuleType) -> None:
+    signals = drawing.draw(50.0).graph["signals"]
+    for avenue, street, green in (("sixth", 41, 15.0), ("sixth", 42, 19.0), ("first", 58, 15.0)):
+        programme = signals[f"{avenue}_{street}"]
+        greens = sorted(phase["duration"] for phase in programme["phases"] if set(phase["state"]) & set("gG"))
+        assert greens == pytest.approx(sorted([green, 40.0 - green]))
+        assert sum(phase["duration"] for phase in programme["phases"]) == pytest.approx(50.0)
+    blocks = [signals[f"third_{street}"]["offset"] for street in (38, 40)]  # 520 ft apart
+    assert (blocks[1] - blocks[0]) % 50.0 == pytest.approx(520 * FOOT / 10.0, abs=0.11)
+
+
 def test_the_map_has_the_grid_of_1811(network: RoadNetwork) -> None:
     place = dict(zip(network.nodes, network.node_position.tolist(), strict=True))
     assert len(network.signals) == 12 * 26
