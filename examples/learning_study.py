@@ -95,12 +95,13 @@ _METERED = tuple(
     (f"human only, meter of {rate} veh/h", (f"network.meter={{rate: {rate}, green: 1.5}}",))
     for rate in (1700, 1800, 1900, 2000)
 )
-_CARS = "{from: highway_0, rate: 1200, vehicles: human}"
 _TRUCKS = (
-    ("people drive the trucks too", (f"demand=[{_CARS}, {{from: highway_0, rate: 300, vehicles: truck}}]",)),
     (
-        "human only, trucks come on the right",
-        (f"demand=[{_CARS}, {{from: highway_0, rate: 300, vehicles: truck, controlled_share: 1.0, lanes: [0]}}]",),
+        "people drive the trucks too",
+        (
+            "demand=[{from: highway_0, rate: 1200, vehicles: human}, "
+            "{from: highway_0, rate: 300, vehicles: truck, lanes: [0]}]",
+        ),
     ),
 )
 STUDIES = {
@@ -117,9 +118,8 @@ STUDIES = {
         best=False,
         episodes=64,
     ),
-    **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge")},
+    **{name: Study({"gippo": ("gippo", ())}, _ROADS, ()) for name in ("figure_eight", "merge", "roundabout")},
     "highway_truck": Study({"gippo": ("gippo", ())}, _ROADS, (), settings=_TRUCKS),
-    "roundabout": Study({"gippo": ("gippo", ()), "ppo": ("ppo", ())}, _ROADS, ()),
     **{name: Study({"ppo": ("ppo", ())}, _ROADS, ()) for name in ("intersection", "grid_3x3")},
     "bottleneck": Study({}, _ROADS, (), settings=_METERED),
 }
