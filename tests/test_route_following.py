@@ -6,6 +6,7 @@ import math
 import random
 
 import networkx as nx
+import pytest
 import torch
 from oracles.road_worlds import (
     DOUBLE,
@@ -90,6 +91,28 @@ def test_vehicles_in_the_wrong_lane_take_their_exit_in_time() -> None:
     assert not bool(took[~leaves].any())
     assert float(slowest.min()) > 8.0, "nobody has to wait for the change, nor anybody for whom it makes room"
     assert float(hardest.min()) > -4.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [1, -1], ids=["left", "right"])
+def test_who_stands_at_the_end_of_the_farthest_lane_gets_across_all_others(side: int) -> None:
+    """Four lanes, of which the last one on a side leads to the exit; somebody stands behind in each lane, and waits."""
+    graph = nx.MultiDiGraph()
+    graph.add_node("fork", position=(0.0, 0.0))
+    before = add_road(graph, "start", "fork", "before", [(-200.0, 0.0), (0.0, 0.0)], lanes=4, speed_limit=15.0)
+    after = add_road(graph, "fork", "end", "after", [(30.0, 0.0), (630.0, 0.0)], lanes=4, speed_limit=15.0)
+    out = [(30.0, 10.0 * side), (230.0, 80.0 * side)]
+    away = add_road(graph, "fork", "away", "exit", out, speed_limit=15.0)
+    last, first = (3, 0) if side > 0 else (0, 3)
+    ways = [Connection(before, i, after, i) for i in range(4)]
+    graph.nodes["fork"]["connections"] = [*ways, Connection(before, last, away, 0)]
+    network = RoadNetwork.from_graph(graph).with_routes([["before", "after"], ["before", "exit"]])
+    place = 198.0 if side > 0 else 198.0 - STAGGER
+    waiting = [Placed(0, place - 6.8, 0.0, number) for number in range(4)]
+    sim, state = simulator(network), state_of(network, [[Placed(1, place, 0.0, first), *waiting]])
+    for _ in range(round(60.0 / sim.dt)):
+        state = sim.step(state)
+    assert int(state.lane[0, 0]) == road_lane(network, "exit") or not bool(state.active[0, 0])
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from trafficgrad.paths import plan_row
 from trafficgrad.state import Ahead, Neighbors, PerDriver, TrafficState
 
 INCENTIVE = 5.0  # m/s2 that a lane costs whose end is here: more than any gain of speed
-WISH = 0.5  # m/s2 that it costs already when a lane's end comes into view
+WISH = 0.5  # m/s2 that each lane change needed costs already when a lane's end comes into view
 FIRST_THOUGHT = 2.0  # times the distance at which the need begins to grow
 LOOK = 30.0  # m for each lane change needed, at standstill
 LOOK_TIME = 8.0  # s of travel for each lane change needed
@@ -58,7 +58,8 @@ def route_need(state: TrafficState, t: LaneTables) -> RouteNeed:
         must = (need > 0) & ~t.junctions.is_junction[lane]
         urgency = torch.where(must, 1.0 - left / needed, 0.0).clamp(0.0, 1.0)
         urgencies.append(urgency)
-        costs.append(INCENTIVE * urgency + torch.where(must & (left < FIRST_THOUGHT * needed), WISH, 0.0))
+        wish = torch.where(must & (left < FIRST_THOUGHT * needed), WISH * need.to(speed.dtype), 0.0)
+        costs.append(INCENTIVE * urgency + wish)
     side = torch.where(t.junctions.is_junction[lane], 0, plan.change[row, number].sign())
     return RouteNeed(torch.stack(costs, -1), urgencies[OWN], side)
 
