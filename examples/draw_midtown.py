@@ -8,7 +8,7 @@ degrees off.
 
 What is simplified: no Broadway, no Grand Central Terminal (Park Avenue, whose underpass and viaduct are left out, and
 43rd to 45th Street go straight on), no tunnels, bridges and ramps, no Central Park (Sixth and Seventh Avenue go on),
-no turn bans, turning lanes, bus lanes and bicycles. Lanes are those that move: one on an ordinary street, whose sides
+no turning lanes, bus lanes and bicycles. Lanes are those that move: one on an ordinary street, whose sides
 are parked, and three or four on an avenue. The trips are invented: straight through, or with one turn.
 
     python examples/draw_midtown.py                   # writes scenarios/midtown.json and scenarios/midtown_trips.csv
@@ -41,6 +41,7 @@ STREET_SHARE, WIDE_STREET_SHARE = 0.375, 0.475  # of the green time, 30 and 38 s
 WAVE = 10.0  # m/s, at which the avenues' greens move on: a little below the speed limit
 RATES = {"avenue": 300.0, "street": 205.0, "wide street": 155.0}  # vehicles/h that come on each lane
 THROUGH = 0.6  # share of the trips that go straight through
+LEFT_OF = {"north": "west", "west": "south", "south": "east", "east": "north"}
 
 
 class Road(NamedTuple):
@@ -157,13 +158,17 @@ def _time_signal(graph: nx.MultiDiGraph, avenue: Road, street: Road, cycle: floa
 
 
 def trips() -> list[tuple[str, str, float]]:
-    """From, to, vehicles/h: straight through, or with one turn into any road across, in proportion to its lanes."""
+    """From, to, vehicles/h: straight through, or with one turn into any road across, in proportion to its lanes.
+
+    Nobody turns left where others come the other way: a signal without a phase for it lets hardly anybody through.
+    """
     found = []
     for roads, others in ((avenues(), streets()), (streets(), avenues())):
-        ends = [(other, way) for other in others for way in other.directions]
-        lanes = sum(other.lanes for other, _ in ends)
         for road in roads:
             for direction in road.directions:
+                barred = LEFT_OF[direction] if len(road.directions) > 1 else None
+                ends = [(other, way) for other in others for way in other.directions if way != barred]
+                lanes = sum(other.lanes for other, _ in ends)
                 first = others[0] if direction in ("north", "east") else others[-1]
                 start = name_of(road, direction, first.name)
                 rate = road.lanes * RATES[kind_of(road)]

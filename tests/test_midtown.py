@@ -107,6 +107,19 @@ def test_greens_move_along_the_avenues(network: RoadNetwork) -> None:
             assert abs(late) < 0.11, (avenue, a, b)  # written to a tenth of a second
 
 
+def test_nobody_turns_left_where_others_come_the_other_way(network: RoadNetwork) -> None:
+    two_ways = ("park", *(f"street_{number}" for number in WIDE))
+    left = {"north": "west", "west": "south", "south": "east", "east": "north"}
+    turns = set()
+    for route in network.routes.tolist():
+        edges = [str(network.edge_names[edge]).rsplit("_", 1)[0] for edge in route if edge >= 0]
+        turns |= {(a, b) for a, b in itertools.pairwise(edges) if a != b}
+    assert ("park_north", "street_57_east") in turns and ("sixth_north", "street_57_west") in turns
+    for start, end in turns:
+        road, direction = start.rsplit("_", 1)
+        assert road not in two_ways or end.rsplit("_", 1)[1] != left[direction], (start, end)
+
+
 def test_trips_go_straight_or_turn_once(scenario: TrafficScenario, network: RoadNetwork) -> None:
     with (ROOT / "scenarios" / "midtown_trips.csv").open() as file:
         rates = [float(row["rate"]) for row in csv.DictReader(file)]
