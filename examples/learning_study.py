@@ -83,7 +83,7 @@ class Study:
     curves: tuple[str, ...]  # rows whose learning curves are drawn
     best: bool = True  # judge the best policy of a training by its validation traffic, or the last one
     episodes: int = 20  # held-out traffic seeds
-    settings: tuple[tuple[str, tuple[str, ...]], ...] = ()  # row, overrides: nobody is trained, but the roads differ
+    settings: tuple[tuple[str, tuple[str, ...]], ...] = ()  # row, overrides; nobody is trained there
 
 
 _TRAFFIC = (
