@@ -436,15 +436,21 @@ def test_gradients_of_states_do_not_pass_through_the_clock() -> None:
 
 
 def test_a_new_green_does_not_open_the_way_for_who_yields() -> None:
-    """At the line when the light turns green: the left turn waits until the vehicle that comes towards it is over."""
+    """At the line when the light turns green: the left turn waits until the vehicle that comes towards it is over.
+
+    It does so inside the junction, where the other's way begins.
+    """
     network = intersection(lanes=1, left_lanes=0, protected_left=False)
     network = network.with_routes([["south_in", "west_out"], ["north_in", "south_out"]])
     line = float(network.lane_length[road_lane(network, "south_in")])
     left, straight = way_lane(network, "south_in", "west_out"), way_lane(network, "north_in", "south_out")
     # Nearer to the line than the standstill gap, where who brakes late for a yellow may come to stand.
     start = state_of(network, [[Placed(0, line - 0.01), Placed(1, line - 1.8)]])
-    ways = [state.lane[0].tolist() for state in states(simulator(network), start, 450)]
-    begins = next(k for k, (_, other) in enumerate(ways) if other == straight)
-    over = next(k for k, (_, other) in enumerate(ways) if k > begins and other != straight)
-    turns = next(k for k, (own, _) in enumerate(ways) if own == left)
-    assert begins < over - 20 < turns
+    place = float(network.tables(DOUBLE, "cpu").junctions.waits_at[left])
+    seen = [(*state.lane[0].tolist(), float(state.position[0, 0])) for state in states(simulator(network), start, 480)]
+    begins = next(k for k, (_, other, _) in enumerate(seen) if other == straight)
+    over = next(k for k, (_, other, _) in enumerate(seen) if k > begins and other != straight)
+    enters = next(k for k, (own, _, _) in enumerate(seen) if own == left)
+    turns = next(k for k, (own, _, position) in enumerate(seen) if own == left and position > place)
+    assert enters < begins < over - 20 < turns
+    assert place - 1.0 < seen[over - 20][2] < place

@@ -32,7 +32,8 @@ class Beyond(NamedTuple):
     leader_offset: Tensor  # [B, N, 3] m to the origin of the leader's lane
     coming: Tensor  # [B, A] slot of the vehicle that will come to each lane first, -1 = none
     coming_distance: Tensor  # [B, A] m from its front to the lane's origin
-    gate: Tensor  # [B, N, GATES] int64 the next junction lanes that take the right of way, nearest first; -1 = none
+    gate: Tensor  # [B, N, GATES] int64 the next junction lanes that take the right of way, nearest first; -1 = none.
+    # Who waits inside a junction asks for its own lane first.
     gate_offset: Tensor  # [B, N, GATES] m to where they begin, inf = none
     end_offset: Tensor  # [B, N] m to where the own lane ends without leading on, inf = it does not
     slow: Tensor  # [B, N] int64 lane ahead whose speed limit binds first, -1 = none
@@ -62,6 +63,13 @@ def plan_row(state: TrafficState, t: LaneTables) -> Tensor:
     own = t.edge[state.lane.clamp(min=0)]
     own = torch.where(own < edges, own, 0)  # on a junction lane it is not asked
     return torch.where(state.route >= 0, on_route, own)
+
+
+def waits_inside(state: TrafficState, t: LaneTables) -> Tensor:
+    """Who has entered a junction and has no right of way yet to go on there, [B, N] bool."""
+    place = t.junctions.waits_at[state.lane.clamp(min=0)]
+    inside = state.active & (state.lane >= 0) & (place > 0)
+    return inside & (state.right_of_way < 0) & (state.position.detach() <= place)
 
 
 def lane_after(lane: Tensor, row: Tensor, t: LaneTables) -> Tensor:
@@ -126,7 +134,10 @@ def look_along(
     gate = torch.full((worlds, n, GATES), -1, device=lane.device)
     gate_offset = position.new_full((worlds, n, GATES), math.inf)
     gates = torch.arange(GATES, device=lane.device)
-    seen_gates = torch.zeros_like(lane)
+    waits = waits_inside(state, t)  # in front of the rest of the own lane
+    gate[..., 0] = torch.where(waits, lane, -1)
+    gate_offset[..., 0] = torch.where(waits, 0.0, math.inf)
+    seen_gates = waits.long()
     end_offset = torch.full_like(position, math.inf)
     slow = torch.full_like(lane, -1)
     slow_offset = torch.full_like(position, math.inf)

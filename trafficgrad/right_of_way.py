@@ -16,9 +16,13 @@ Where lanes of equal rank join, nothing crosses and nobody stands, drivers fall 
 they leave room for who is next ahead on the way to the common lane, whatever its lane, as far as comfortable braking
 allows.
 
-Without it a driver sees a standing leader at the stop line. With it, where lanes merge, the leader is whoever is next
-ahead on the way into the common lane. Rights of way never contradict each other, so that nobody drives through another,
-and they are given by a strict order, so that nobody waits for ever for each other.
+Without it a driver sees a standing leader at the stop line. Who yields at a green may come nearer: up to where the ways
+begin that are open at the same time, if that lies inside the junction, one vehicle on a lane. There it asks again, and
+when its light is no longer green it goes before everybody else, so that the junction is cleared.
+
+With the right of way, where lanes merge, the leader is whoever is next ahead on the way into the common lane. Rights of
+way never contradict each other, so that nobody drives through another, and they are given by a strict order, so that
+nobody waits for ever for each other.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ from trafficgrad.lane_change.base import OWN
 from trafficgrad.merge_order import around_in_merge, columns_where, of_columns
 from trafficgrad.network.conflicts import CROSSING, DIVERGE, MERGE
 from trafficgrad.network.tables import JunctionTables, LaneTables
-from trafficgrad.paths import lane_after, plan_row
-from trafficgrad.signals import GREEN, YIELDING
+from trafficgrad.paths import lane_after, plan_row, waits_inside
+from trafficgrad.signals import GREEN, YELLOW, YIELDING
 from trafficgrad.state import Ahead, PerDriver, TrafficState
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
 _AT_LINE = 3.0  # m beyond the standstill gap: so near to the line a vehicle stands at it
 _STANDING = 0.3  # m/s
+_CLEAR_OF_OTHERS = 0.5  # m before their way, where those stand who wait inside a junction
 _SLOW = 6.0  # m/s
 _ROOM_LATER = 0.4  # m that may be missing beside each other, for each m before the place where lanes have joined,
 _OPENS = 0.5  # as long as this share of comfortable braking opens them on the way there
@@ -78,6 +83,7 @@ class Passage(NamedTuple):
     right_of_way: Tensor  # [B, N] int64 last junction lane that may be entered, -1 = none
     closed: Tensor  # [B, N] bool, there is a gate to stop at
     gate: Tensor  # [B, N] int64, which of the gates ahead
+    enters: Tensor  # [B, N] bool, that gate may be passed, to wait inside the junction
     leader: Tensor  # [B, N, K] int64 slot of a vehicle to follow, -1 = none
     leader_gap: Tensor  # [B, N, K] m without own and leader's positions' gradient
     zip_leader: Tensor  # [B, N] int64 slot of a vehicle to leave room for where lanes join in turn, -1 = none
@@ -99,7 +105,8 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     )
     present = state.active & (state.lane >= 0)
     lane = state.lane.clamp(min=0)
-    inside = present & j.is_junction[lane]
+    waits = waits_inside(state, t)
+    inside = present & j.is_junction[lane] & ~waits  # and may go on
     gates = torch.where(present[..., None], ahead.gate, -1)
     there = gates >= 0
     ways, distances = gates.clamp(min=0), torch.where(there, ahead.gate_distance.detach(), math.inf)
@@ -108,12 +115,15 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     letters = torch.full_like(gates, YIELDING)
     if sim.signals is not None:
         letters = sim.signals.shown(state.phase, torch.where(there, j.signal[ways], -1), j.signal_index[ways])
-    last_held = there & (gates == state.right_of_way[..., None])
+    # Behind a junction that was waited in, the right of way to it is no longer one.
+    last_held = there & (gates == state.right_of_way[..., None]) & (gates != state.previous[..., None])
     held = last_held.flip(2).cummax(2)[0].flip(2)  # and all those before it
     leader = view.neighbors.leader[..., OWN]
     front = view.neighbors.gap[..., OWN].detach() + _pick_any(size, leader.clamp(min=0))
     before_line = (leader >= 0)[..., None] & (front[..., None] < distances)
-    behind_waiting = before_line & ~_holds_too(gates, held, leader.clamp(min=0))
+    blocked = _blocked_lanes(waits, lane, position - size, j, lanes).gather(1, j.origin[ways].clamp(min=0).flatten(1))
+    blocked = blocked.reshape(gates.shape) & there & ~waits[..., None]
+    behind_waiting = blocked | before_line & ~_holds_too(gates, held, leader.clamp(min=0))
     to_stop = model.beside().acceleration(speed[..., None], distances, torch.where(there, speed[..., None], 0.0))
     committed = held & (to_stop < -rules.stop_deceleration)
     kept = (held & (committed | ((letters >= YIELDING) & ~behind_waiting))).long().cummin(2)[0].bool()
@@ -128,22 +138,28 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     gate = torch.where(asks_at_all, of_next(gates), -1)
     approaches, way = gate >= 0, gate.clamp(min=0)
     distance = torch.where(approaches, of_next(distances), math.inf)
-    letter, first_behind = of_next(letters), ~of_next(before_line)
-    is_open = letter >= YIELDING
+    letter, first_behind = of_next(letters), ~of_next(before_line | blocked)
+    is_open = (letter >= YIELDING) | waits
     near = distance < speed * speed / (2.0 * braking) + speed * rules.reaction_time + gap0 + 1.0
     stopped = ~j.stop[way] | ((speed < _STANDING) & (distance < gap0 + _AT_LINE))
     target = j.target[way]
     needs = size + gap0
-    bound_for = [torch.where(inside, j.target[lane], -1), *torch.where(kept, j.target[ways], -1).unbind(-1)]
+    bound_for = [torch.where(inside | waits, j.target[lane], -1), *torch.where(kept, j.target[ways], -1).unbind(-1)]
     room = _room(state, t, torch.cat(bound_for, 1), needs, lanes).gather(1, target.clamp(min=0))
+    room = room + torch.where(waits, needs, 0.0)  # its own is there
     short = t.length[target.clamp(min=0)] < needs
     leaves = t.plan.ends[t.edge[target.clamp(min=0)]]
     jammed = _slow_lanes(present, state.lane, speed, lanes).gather(1, target.clamp(min=0))
     fits = (room >= needs) | ~(j.crosses[way] | (j.gives_way[way] & jammed)) | short | leaves
     able = approaches & is_open & stopped & fits
-    asks = able & near & ~of_next(behind_waiting)
+    # One at a time waits inside, and nobody passes it.
+    somebody = torch.zeros(worlds, lanes + 1, dtype=torch.bool, device=lane.device)
+    somebody = somebody.scatter(1, torch.where(waits, lane, lanes), waits)
+    is_free = waits | ~somebody.gather(1, way)
+    asks = able & near & ~of_next(behind_waiting) & is_free
     comes = able & first_behind | asks
     rank = j.rank[way] + torch.where(letter == GREEN, _GREEN_RANK, 0)
+    rank = rank + torch.where(waits & (letter < YIELDING), 2 * _GREEN_RANK, 0)  # the junction is cleared first
     limit = t.limit(way)
     arrival = _travel_time(distance.clamp(0.0, _FAR), speed, push, limit)
     # Lanes that join in turn: nearest first, as in the order that they fall in line by.
@@ -162,9 +178,13 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     holders += torch.where(kept, ways, lanes).unbind(-1)
     rears = [position - size, t.length[before] + position - size, *(-d - size for d in distances.unbind(-1))]
     last = lowest_rear(torch.cat(holders, 1), torch.cat(rears, 1), lanes, n)
+    last_waiting = lowest_rear(torch.where(waits, lane, lanes), position - size, lanes, n)
 
-    # Against every foe of the way asked for, for those who ask: [B, M, F].
-    some = columns_where(asks)
+    # Against every foe of the way asked for, for those who ask, and those who could wait inside: [B, M, F].
+    depth = j.waits_at[way]
+    yielding = (letter == YIELDING) | ((letter == YELLOW) & (of_next(to_stop) < -rules.stop_deceleration))
+    could_wait = approaches & (depth > 0) & yielding & near & fits & first_behind & ~waits & is_free
+    some = columns_where(asks | could_wait)
     asked, mine, own_rank, limit, to_way = (x[:, some] for x in (way, arrival, rank, limit, distance))
     foe, kind = j.foe[asked], j.kind[asked]
     flat = foe.clamp(min=0).reshape(worlds, -1)
@@ -177,14 +197,20 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     sooner = (foe_time < mine) | ((foe_time == mine) & (foe_slot < some[:, None]))
     yields = (foe_slot < n) & ((foe_rank > own_rank) | ((foe_rank == own_rank) & sooner))
     crossing = kind == CROSSING
-    occupied = crossing & (of_foes(last.rear) < j.foe_exit[asked])
-    to_clear = to_way[..., None].clamp(0.0, _FAR) + j.own_exit[asked] + _wide(of_columns(size, some))
+    in_the_way = j.foe_entry[asked] < j.waits_at[foe.clamp(min=0)]  # of those who wait there
+    occupied = (of_foes(last.rear) < j.foe_exit[asked]) | (of_foes(last_waiting.rear) < j.foe_exit[asked]) & in_the_way
+    occupied = occupied & crossing & (foe >= 0)
+    to_clear = to_way[..., None].clamp(-_FAR, _FAR) + j.own_exit[asked] + _wide(of_columns(size, some))
+    still = to_clear > 0  # ahead of the rear
+    to_clear = to_clear.clamp(min=0.0)
     clear_at = _travel_time(to_clear, speed[:, some, None], _wide(of_columns(push, some)), limit[..., None])
     pace = t.limit(foe.clamp(min=0)).clamp(max=_FASTEST)
     meets = of_foes(coming_time) + j.foe_entry[asked] / pace < clear_at + rules.time_gap
     cut_off = crossing & (foe_rank > own_rank) & meets
-    barred = ((yields & (crossing | (kind == MERGE))) | occupied | cut_off) & (foe >= 0)
+    barred = ((yields & (crossing | (kind == MERGE))) | occupied | cut_off) & (foe >= 0) & still
     granted = asks & ~torch.zeros_like(asks).index_copy(1, some, barred.any(-1))
+    before_it = occupied & (j.own_entry[asked] < depth[:, some, None])
+    could_wait = could_wait & ~torch.zeros_like(asks).index_copy(1, some, before_it.any(-1))
 
     # Where lanes merge: the place in the common order, of those inside, of those who may enter and of those who ask.
     joins = approaches & j.merges[way] & near
@@ -231,11 +257,16 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
         in_turn = torch.stack([yes, zips, *[yes] * gates.shape[2]])
         [(zip_ahead, to_it)] = around_in_merge(members, to_go, in_turn, (), size, lanes)
         zip_leader, zip_gap = torch.where(zips & ~granted, zip_ahead[1], -1), (to_it + room_later)[1]
-    beside, beside_gap = _parting(state, view, lanes, inside)
+    beside, beside_gap = _parting(state, view, lanes, inside | waits)
+    last_kept = torch.where(kept, gates, -1).gather(2, (number - 1).clamp(min=0))[..., 0]
+    # Where others wait inside, who may go on is known by having the right of way to the own lane.
+    last_kept = torch.where((last_kept < 0) & inside & (j.waits_at[lane] > 0), lane, last_kept)
+    enters = (waits | could_wait) & ~granted
     return Passage(
-        torch.where(granted, gate, torch.where(kept, gates, -1).gather(2, (number - 1).clamp(min=0))[..., 0]),
-        approaches & ~granted & (near | ~is_open),
+        torch.where(granted, gate, last_kept),
+        approaches & ~granted & ~enters & (near | ~is_open),
         number.clamp(max=gates.shape[2] - 1)[..., 0],
+        enters,
         torch.cat([follows.movedim(0, -1), beside[..., None]], -1),
         torch.cat([torch.where(follows >= 0, ahead_gap, math.inf).movedim(0, -1), beside_gap[..., None]], -1),
         zip_leader,
@@ -322,10 +353,17 @@ def passage_acceleration(passage: Passage, model: CarFollowing, state: TrafficSt
     return torch.where((who >= 0) & (following < allowed), following, allowed)
 
 
-def stop_at_gate(passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead) -> Tensor:
-    """Acceleration that stops a vehicle at the next gate that it may not enter yet, m/s2; +inf without one. [B, N]."""
+def stop_at_gate(
+    passage: Passage, model: CarFollowing, state: TrafficState, ahead: Ahead, junctions: JunctionTables
+) -> Tensor:
+    """Acceleration that stops a vehicle at the next gate that it may not enter yet, m/s2; +inf without one. [B, N].
+
+    Who may pass it to wait behind stops where the others' way begins.
+    """
     gate = ahead.gate.gather(2, passage.gate[..., None])[..., 0]
     distance = ahead.gate_distance.gather(2, passage.gate[..., None])[..., 0]
+    depth = junctions.waits_at[gate.clamp(min=0)] - _CLEAR_OF_OTHERS + model.min_gap
+    distance = torch.where(passage.enters, distance + depth, distance)
     there = gate >= 0
     stop = model.acceleration(state.speed, torch.where(there, distance, math.inf), torch.where(there, state.speed, 0.0))
     return torch.where(there, stop, math.inf)
@@ -377,6 +415,13 @@ def _room(state: TrafficState, t: LaneTables, heading: Tensor, needs: PerDriver,
     used = used.repeat(1, where.shape[1] // used.shape[1])
     total = used.new_zeros(state.worlds, lanes + 1).scatter_add(1, where, used)
     return t.length - total[:, :-1]
+
+
+def _blocked_lanes(waits: Tensor, lane: Tensor, rear: Tensor, j: JunctionTables, lanes: int) -> Tensor:
+    """Lanes before a junction whose next vehicle has to stay behind somebody who waits inside, [B, A] bool."""
+    stays = torch.where(waits & (rear < j.apart[lane]), j.origin[lane], lanes)
+    none = torch.zeros(len(lane), lanes + 1, dtype=torch.bool, device=lane.device)
+    return none.scatter(1, stays, True)[:, :-1]
 
 
 def _slow_lanes(present: Tensor, lane: Tensor, speed: Tensor, lanes: int) -> Tensor:

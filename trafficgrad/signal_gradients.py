@@ -47,7 +47,7 @@ def changes(signals: Signals, state: TrafficState, view: View, passage: Passage,
     waits = (signal >= 0) & ~now & passage.closed
     meters = signals.lasts(before).gather(1, seen) < _SINGLE * headway
     # A green does not open the gate for who still yields to others, or finds no room behind the junction.
-    return Changes(fresh & ~then & now & ~passage.closed, fresh & then & waits, late, waits, meters)
+    return Changes(fresh & ~then & now & ~passage.closed & ~passage.enters, fresh & then & waits, late, waits, meters)
 
 
 def shared_step(change: Changes, free: Tensor, stopping: Tensor, dt: float, mode: GradientMode) -> Tensor:

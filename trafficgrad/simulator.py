@@ -260,8 +260,8 @@ class Simulator:
             bounds.append(make_room(state, view.model, view.neighbors, view.exists, view.need))
         for bound in bounds:
             following = torch.where(bound < following, bound, following)
-        gate = stop_at_gate(passage, view.model, state, ahead)
-        restrained = torch.where(passage.closed & (gate < following), gate, following)
+        gate = stop_at_gate(passage, view.model, state, ahead, view.tables.junctions)
+        restrained = torch.where((passage.closed | passage.enters) & (gate < following), gate, following)
         if self.signals is None or self.signal_gradient.mode == "blocked":
             return restrained, None
         change = changes(self.signals, state, view, passage, self.dt, self.signal_gradient.headway)

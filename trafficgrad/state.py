@@ -249,8 +249,8 @@ class Action:
 class Ahead:
     """What lies on the road ahead of every vehicle, along its way; distances from its front bumper."""
 
-    gate: Tensor  # [B, N, G] int64 next junction lanes that take the right of way to enter, -1 = none
-    gate_distance: Tensor  # [B, N, G] m to their stop lines, +inf = none
+    gate: Tensor  # [B, N, G] int64 next lanes that take the right of way, first the own if it waits there; -1 = none
+    gate_distance: Tensor  # [B, N, G] m to their stop lines, below 0 for the own one; +inf = none
     end_distance: Tensor  # [B, N] m to where the lane ends without leading on; +inf = it does not
     slow: Tensor  # [B, N] int64 lane whose speed limit is the next to matter, -1 = none
     slow_distance: Tensor  # [B, N] m to where it begins

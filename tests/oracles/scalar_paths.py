@@ -2,8 +2,8 @@
 
 Every vehicle's own way is walked lane by lane. On each lane all vehicles are looked at: those whose front is on it, and
 those whose front has left it while their rear has not. Scalars, lists and explicit loops in float64; of the package
-only the network's lengths, connections, conflicts and routes are read. Vehicles at equal positions of a lane are
-ordered by their index (the higher index is ahead).
+only the network's lengths, connections, conflicts, places to wait and routes are read. Vehicles at equal positions of a
+lane are ordered by their index (the higher index is ahead).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import torch
 
 from trafficgrad.network import RoadNetwork
 from trafficgrad.network.conflicts import CROSSING, MERGE, find_conflicts
@@ -76,6 +78,7 @@ class Roads:
             self.target[way] = after
         self.costs: dict[tuple[tuple[int, ...], int], float] = {}
         self.gated = self._gated(network, way_of)
+        self.waits_at = network.tables(torch.float64, "cpu").junctions.waits_at.tolist()
 
     @staticmethod
     def _gated(network: RoadNetwork, way_of: dict[int, int]) -> set[int]:
@@ -177,6 +180,9 @@ def _look_ahead(
     if met:
         position, j = min(on_lane)
         seen.leader[k], seen.gap[k] = j, position - me.position - drivers[j].length
+    if own and me.position <= roads.waits_at[lane] > 0:  # it has no right of way: it waits inside the junction
+        seen.gates.append(lane)
+        seen.gate_distances.append(-me.position)
     passed, offset, lowest = lane, roads.length[lane], math.inf
     for after in itertools.chain(roads.onward(lane, me), [None]):  # None: where the way ends
         start = offset - me.position

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from trafficgrad.network.connections import Connection, Line
+from trafficgrad.network.signals import Signal
 
 BODY_WIDTH = 2.3  # m: nearer than this, centre line to centre line, bodies touch
 _SPACING = 0.5  # m, of the points that are compared
+_DEEP_ENOUGH = 2.0  # m into a junction, else those who yield wait at the line
 
 CROSSING, MERGE, DIVERGE = 0, 1, 2
 
@@ -59,6 +61,37 @@ def find_conflicts(ways: Sequence[Connection], lines: Sequence[Line], lengths: S
             found.append(Conflict(i, j, kind, a * mine, b * mine, c * its, d * its))
             found.append(Conflict(j, i, kind, c * its, d * its, a * mine, b * mine))
     return found
+
+
+def waiting_places(
+    foes: Sequence[Sequence[Conflict]], ways: Sequence[Connection | None], signals: Sequence[Signal]
+) -> list[float]:
+    """How far those may go who yield at a green, to wait inside the junction until the others let them through, m.
+
+    That is where the first way begins that may be open at the same time. 0 for ways that never yield at a green, that
+    need not cross anybody then, or that would have to wait right behind the line.
+
+    Parameters:
+        foes: conflicts of each way. ways: None = no way, but a road lane. signals: of the network.
+    """
+    states = {signal.name: signal.states for signal in signals}
+
+    def open_together(way: Connection, other: Connection) -> bool:
+        if way.signal is None or other.signal != way.signal:
+            return True  # it is not known when the other is open
+        both = ((state[way.signal_index], state[other.signal_index]) for state in states[way.signal])
+        return any(a in "gG" and b in "gG" for a, b in both)
+
+    places = []
+    for rows, way in zip(foes, ways, strict=True):
+        place = 0.0
+        if way is not None and way.signal is not None and any(s[way.signal_index] == "g" for s in states[way.signal]):
+            rivals = [(c, ways[c.foe]) for c in rows if c.kind != DIVERGE]
+            met = [c for c, foe in rivals if foe is not None and open_together(way, foe)]
+            if any(c.kind == CROSSING for c in met):
+                place = min(c.own_entry for c in met)
+        places.append(place if place >= _DEEP_ENOUGH else 0.0)
+    return places
 
 
 def _sample(line: Line) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.network.conflicts import CROSSING, DIVERGE, MERGE, Conflict, find_conflicts
+from trafficgrad.network.conflicts import CROSSING, DIVERGE, MERGE, Conflict, find_conflicts, waiting_places
 from trafficgrad.network.connections import Connection, EdgeKey
 from trafficgrad.network.graph_reading import RoadData, read_graph
 from trafficgrad.network.plan import PlanTables, Way, check_route, compile_plan
@@ -334,6 +334,7 @@ class RoadNetwork:
         outranked = [any(c.kind == MERGE and ranks[c.foe] > ranks[c.own] for c in rows) for rows in foes]
         alike = [any(c.kind == MERGE and ranks[c.foe] == ranks[c.own] for c in rows) for rows in foes]
         narrows = [min((c.own_entry for c in rows if c.kind == MERGE), default=0.0) for rows in foes]
+        apart = [max((c.own_exit for c in rows if c.kind == DIVERGE), default=0.0) for rows in foes]
         stop = [way is not None and way.stop for way in ways]
         signal = [-1 if way is None or way.signal is None else names[way.signal] for way in ways]
         gated = [bool(k & {CROSSING, MERGE}) or s or g >= 0 for k, s, g in zip(kinds, stop, signal, strict=True)]
@@ -348,7 +349,9 @@ class RoadNetwork:
             flag([zips and CROSSING not in k for zips, k in zip(alike, kinds, strict=True)]),
             torch.tensor(narrows, dtype=torch.float64),
             flag([DIVERGE in k for k in kinds]),
+            torch.tensor(apart, dtype=torch.float64),
             torch.tensor(ranks),
+            torch.tensor(waiting_places(foes, ways, self.signals), dtype=torch.float64),
             flag(stop),
             torch.tensor(signal),
             torch.tensor([-1 if way is None else way.signal_index for way in ways]),

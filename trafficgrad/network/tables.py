@@ -22,7 +22,9 @@ class JunctionTables(NamedTuple):
     zips: Tensor  # [A] bool, one of those has the same rank, and nothing crosses it
     narrows: Tensor  # [A] m, where a body on it begins to touch one that leads into the same lane; 0 without any
     parts: Tensor  # [A] bool, some other way comes from the same lane
+    apart: Tensor  # [A] m, where a rear on it is clear of those ways; 0 without any
     rank: Tensor  # [A] int64, higher goes first
+    waits_at: Tensor  # [A] m, how far those may go who yield at a green, to wait inside the junction; 0 = to the line
     stop: Tensor  # [A] bool
     signal: Tensor  # [A] int64, -1 = none
     signal_index: Tensor  # [A] int64
