@@ -14,10 +14,14 @@ from oracles.road_worlds import (
     crossing,
     road_lane,
     state_of,
+    way_lane,
 )
 
 import trafficgrad as tg
 from trafficgrad.bodies import touching
+from trafficgrad.demand import Demand, Inflow
+from trafficgrad.lane_change import MOBIL
+from trafficgrad.network import RoadNetwork, intersection
 from trafficgrad.right_of_way import RightOfWay
 from trafficgrad.state import TrafficState
 
@@ -234,3 +238,53 @@ def test_followers_do_not_run_into_a_leader_that_turns_off() -> None:
             assert bool(before.any()) and not bool(before.all()), "some have to wait, some pass behind its rear"
         else:
             assert not bool(before.any()), "everybody has gone on"
+
+
+# ---------------------------------------------------------------------------------------------- all-way stops
+
+STRAIGHT = [("south_in", "north_out"), ("north_in", "south_out"), ("west_in", "east_out"), ("east_in", "west_out")]
+
+
+def all_way_stop(lanes: int = 1) -> RoadNetwork:
+    network = intersection(lanes=lanes, left_lanes=0, control="all_way_stop")
+    return network.with_routes([list(route) for route in STRAIGHT])
+
+
+def test_at_an_all_way_stop_those_who_face_each_other_go_together() -> None:
+    """All four stand at their lines, whatever their slots. The two streets go one after the other."""
+    network = all_way_stop()
+    line = float(network.lane_length[road_lane(network, "south_in")])
+    orders = [[0, 1, 2, 3], [0, 2, 1, 3], [2, 0, 3, 1], [3, 0, 1, 2]]
+    state = state_of(network, [[Placed(r, line - MIN_GAP) for r in order] for order in orders])
+    ways = [way_lane(network, *route) for route in STRAIGHT]
+    found = run(tg.Simulator(network, tg.Fleet(), CITY), state, ways, 300)
+    for order, entered in zip(orders, found.entered.tolist(), strict=True):
+        by_route = [entered[order.index(r)] for r in range(4)]
+        first, second = sorted((by_route[:2], by_route[2:]))
+        assert max(first) - min(first) < 1.5 and max(second) - min(second) < 1.5, by_route
+        assert min(second) > max(first) + 2.0, by_route
+
+
+@pytest.mark.parametrize(("lanes", "least"), [(1, 1000.0), (2, 1800.0)])
+@torch.no_grad()
+def test_at_an_all_way_stop_everybody_gets_a_turn(lanes: int, least: float) -> None:
+    """Queues without end on one street: the few on the other go through all the same; full queues share alike."""
+    network = all_way_stop(lanes)
+    rates = torch.tensor([[900.0, 900.0, 100.0, 100.0], [900.0] * 4]) / 3600.0
+    inflows = [Inflow(network.edge_index(a), (r,), rate=rates[:, r]) for r, (a, _) in enumerate(STRAIGHT)]
+    sim = tg.Simulator(network, tg.Fleet(), CITY, MOBIL(), dt=0.5, demand=Demand(inflows))
+    none = torch.zeros(2, 180)
+    empty = TrafficState(none, none, none.long(), driver=none.long(), active=none.bool(), seed=torch.tensor([3, 4]))
+    assert sim.demand is not None
+    state, passed = sim.demand.start(empty), torch.zeros(2, 4)
+    for step in range(2400):
+        after = sim.step(state)
+        gone = state.active & (~after.active | (after.vehicle_id != state.vehicle_id))
+        if step >= 400:  # the queues are there
+            passed += torch.stack([(gone & (state.route == r)).sum(1) for r in range(4)], 1)
+        state = after
+    arrived = sim.demand.waiting(state) + state.inserted
+    assert bool((passed[0, 2:] > 0.75 * arrived[0, 2:] * 2000 / 2400).all()), passed
+    assert float(passed[0, 0]) > 2 * float(passed[0, 2])
+    assert float(passed[1].max() / passed[1].min()) < 1.1, passed
+    assert float(passed[1].sum()) * 3600 / 1000 > least, "vehicles/h; one by one it would be 560 for each lane"

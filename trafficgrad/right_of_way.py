@@ -9,7 +9,8 @@ asked for from as far away as it takes to stop, kept until the rear has left the
 - on the lane that it leads to there is room behind everybody who is on it or goes there: where others cross, and,
   while it is jammed, for those who give way to others on the way into it (else a roundabout fills up and locks);
 - nobody with precedence asks at the same time, or comes too soon: those of higher rank go first, among equals who
-  would be there first (then the lower slot);
+  would be there first (then the lower slot), at stop signs who has stood longest, told by how far away the one ahead
+  of it is by now; there two go together who do not cross each other, if a third hardly waits longer for it;
 - where lanes merge, there is a gap among those who have the right of way into the same lane.
 
 Where lanes of equal rank join, nothing crosses and nobody stands, drivers fall in line before: from ``zip_distance`` on
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _AT_LINE = 3.0  # m beyond the standstill gap: so near to the line a vehicle stands at it
 _STANDING = 0.3  # m/s
+_TOGETHER = 2.5  # s that somebody may have to wait longer at a stop sign, so that two go at once who do not cross
 _CLEAR_OF_OTHERS = 0.5  # m before their way, where those stand who wait inside a junction
 _SLOW = 6.0  # m/s
 _ROOM_LATER = 0.4  # m that may be missing beside each other, for each m before the place where lanes have joined,
@@ -164,6 +166,9 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     arrival = _travel_time(distance.clamp(0.0, _FAR), speed, push, limit)
     # Lanes that join in turn: nearest first, as in the order that they fall in line by.
     arrival = torch.where(j.zips[way], (distance + t.length[way]).clamp(max=_FAR), arrival)
+    # At stop signs who has stood longest: the one ahead of it is the farthest away.
+    stood = view.neighbors.gap[..., OWN].detach().clamp(max=_FAR)
+    arrival = torch.where(j.stop[way] & stopped, -stood, arrival)
     zips = approaches & is_open & j.zips[way] & (distance < rules.zip_distance)
 
     # Per junction lane: who asks first, who comes first and with which rank, whose rear clears it last.
@@ -207,6 +212,15 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     pace = t.limit(foe.clamp(min=0)).clamp(max=_FASTEST)
     meets = of_foes(coming_time) + j.foe_entry[asked] / pace < clear_at + rules.time_gap
     cut_off = crossing & (foe_rank > own_rank) & meets
+    # At stop signs nobody waits for who has to wait about as long anyway: who do not cross each other go together.
+    holder = last.slot.gather(1, flat)
+    there, to_go_on = holder.clamp(min=0), (j.foe_exit[asked] - of_foes(last.rear)).clamp(0.0, _FAR).reshape(flat.shape)
+    going = _travel_time(to_go_on, _pick(speed, there), _pick_any(push, there), t.limit(foe.clamp(min=0)).flatten(1))
+    busy = torch.where(occupied & (holder >= 0).reshape(foe.shape), going.reshape(foe.shape), 0.0).amax(-1)
+    is_first = first_slot.gather(1, asked) == some
+    busy_until = speed.new_zeros(worlds, lanes + 1).scatter_reduce(1, torch.where(is_first, asked, lanes), busy, "amax")
+    later = of_foes(busy_until)
+    yields = yields & ~(j.stop[asked][..., None] & (later > 0) & (clear_at <= later + _TOGETHER))
     barred = ((yields & (crossing | (kind == MERGE))) | occupied | cut_off) & (foe >= 0) & still
     granted = asks & ~torch.zeros_like(asks).index_copy(1, some, barred.any(-1))
     before_it = occupied & (j.own_entry[asked] < depth[:, some, None])
