@@ -41,7 +41,7 @@ class TrafficState:
     route: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of the network's routes (open networks); -1 = none
     route_index: Tensor = None  # type: ignore[assignment]  # [B, N] int64, progress along the route
     previous: Tensor = None  # type: ignore[assignment]  # [B, N] int64, lane that the front bumper was on before; -1 = none
-    right_of_way: Tensor = None  # type: ignore[assignment]  # [B, N] int64, last junction lane that it may enter; -1
+    right_of_way: Tensor = None  # type: ignore[assignment]  # [B, N] int64, last junction lane it may cross; -1
     vehicle_id: Tensor = None  # type: ignore[assignment]  # [B, N] int64, identity of the vehicle in the slot
     driver: Tensor = None  # type: ignore[assignment]  # [B, N] int64, row of every per-driver parameter
     active: Tensor = None  # type: ignore[assignment]  # [B, N] bool, the slot holds a vehicle

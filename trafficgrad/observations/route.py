@@ -87,7 +87,7 @@ def observe_route(state: TrafficState, neighbors: Neighbors, simulator: Simulato
 def _gate(
     state: TrafficState, neighbors: Neighbors, simulator: Simulator, config: RouteObservation, t: LaneTables
 ) -> list[Tensor]:
-    """Columns of the next junction lane that takes the right of way to enter."""
+    """Columns of the next junction lane that takes the right of way; for who waits inside one it is the own lane."""
     slots, ahead, j = simulator.fleet.slots, neighbors.ahead, t.junctions
     speed = state.speed[:, slots]
     none = torch.zeros_like(speed)
