@@ -212,15 +212,12 @@ def decide_passage(sim: Simulator, state: TrafficState, view: View) -> Passage:
     pace = t.limit(foe.clamp(min=0)).clamp(max=_FASTEST)
     meets = of_foes(coming_time) + j.foe_entry[asked] / pace < clear_at + rules.time_gap
     cut_off = crossing & (foe_rank > own_rank) & meets
-    # At stop signs nobody waits for who has to wait about as long anyway: who do not cross each other go together.
-    holder = last.slot.gather(1, flat)
-    there, to_go_on = holder.clamp(min=0), (j.foe_exit[asked] - of_foes(last.rear)).clamp(0.0, _FAR).reshape(flat.shape)
-    going = _travel_time(to_go_on, _pick(speed, there), _pick_any(push, there), t.limit(foe.clamp(min=0)).flatten(1))
-    busy = torch.where(occupied & (holder >= 0).reshape(foe.shape), going.reshape(foe.shape), 0.0).amax(-1)
-    is_first = first_slot.gather(1, asked) == some
-    busy_until = speed.new_zeros(worlds, lanes + 1).scatter_reduce(1, torch.where(is_first, asked, lanes), busy, "amax")
-    later = of_foes(busy_until)
-    yields = yields & ~(j.stop[asked][..., None] & (later > 0) & (clear_at <= later + _TOGETHER))
+    if asked.device.type != "cpu" or bool(j.stop[asked].any()):
+        # At stop signs nobody waits for who has to wait about as long anyway: who do not cross each other go together.
+        first = torch.where(first_slot.gather(1, asked) == some, asked, lanes)
+        to_leave = torch.where(occupied, j.foe_exit[asked] - of_foes(last.rear), 0.0)
+        later = of_foes(_busy_until(t, first, foe, to_leave, last.slot, speed, push))
+        yields = yields & ~(j.stop[asked][..., None] & (later > 0) & (clear_at <= later + _TOGETHER))
     barred = ((yields & (crossing | (kind == MERGE))) | occupied | cut_off) & (foe >= 0) & still
     granted = asks & ~torch.zeros_like(asks).index_copy(1, some, barred.any(-1))
     before_it = occupied & (j.own_entry[asked] < depth[:, some, None])
@@ -429,6 +426,24 @@ def _room(state: TrafficState, t: LaneTables, heading: Tensor, needs: PerDriver,
     used = used.repeat(1, where.shape[1] // used.shape[1])
     total = used.new_zeros(state.worlds, lanes + 1).scatter_add(1, where, used)
     return t.length - total[:, :-1]
+
+
+def _busy_until(
+    t: LaneTables, asked: Tensor, foe: Tensor, to_leave: Tensor, holder: Tensor, speed: Tensor, push: PerDriver
+) -> Tensor:
+    """How long those who ask for a lane [B, A] wait in any case until the ways that cross it are clear, s; 0 = nobody.
+
+    Parameters:
+        asked: [B, M] lanes, their number = left out. foe: [B, M, F]. to_leave: [B, M, F] m that the last holder of a
+            foe has still to drive until it is clear, 0 = it is. holder: [B, A] its slot, -1 = none.
+    """
+    flat = foe.clamp(min=0).flatten(1)
+    slot = holder.gather(1, flat)
+    there, distance = slot.clamp(min=0), to_leave.clamp(0.0, _FAR).flatten(1)
+    time = _travel_time(distance, _pick(speed, there), _pick_any(push, there), t.limit(flat))
+    longest = torch.where((slot >= 0) & (distance > 0), time, 0.0).reshape(foe.shape).amax(-1)
+    lanes = holder.shape[1]
+    return speed.new_zeros(len(speed), lanes + 1).scatter_reduce(1, asked, longest, "amax")[:, :-1]
 
 
 def _blocked_lanes(waits: Tensor, lane: Tensor, rear: Tensor, j: JunctionTables, lanes: int) -> Tensor:
