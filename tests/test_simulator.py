@@ -318,7 +318,7 @@ def test_bad_actions_states_and_settings_are_refused() -> None:
     for change, words in (
         ({"integrator": "balistic"}, "did you mean 'ballistic'"),
         ({"dt": 0.0}, "dt must be a finite number of seconds > 0"),
-        ({"backend": "fused"}, "valid are auto, reference"),
+        ({"backend": "fussed"}, "did you mean 'fused'"),
     ):
         with pytest.raises(TrafficGradError, match=words):
             replace(simulator, **change)

@@ -198,6 +198,7 @@ def test_drivers_who_do_not_brake_fail(monkeypatch):
         return torch.linspace(0.0, 3.0, speed.shape[1]).expand_as(speed)
 
     monkeypatch.setattr(IDM, "acceleration", heedless)
+    monkeypatch.setenv("TRAFFICGRAD_BACKEND", "reference")  # the kernel has a formula of its own
     checks = [result for result in GROUPS["safety"].run(Run(quick=True)) if isinstance(result, Check)]
     failed = [check.name for check in checks if not check.passed]
     assert "ring_1lane, human only: smallest gap" in failed

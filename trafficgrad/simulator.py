@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_b
 from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.gradients import LaneGradient, SignalGradient
+from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fits, fused
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
@@ -39,8 +40,6 @@ from trafficgrad.state import Action, Ahead, Fleet, Neighbors, PerDriver, Traffi
 from trafficgrad.trajectory import Trajectory
 
 Controller = Callable[[TrafficState], Action]
-Backend = Literal["auto", "reference"]
-BACKENDS: tuple[Backend, ...] = ("auto", "reference")
 _FASTEST = 100.0  # m/s, bounds how many edge ends one step can cross
 _MOST_CROSSINGS = 20  # of them in any case
 
@@ -84,7 +83,25 @@ class Simulator:
         if not self.max_braking > 0:
             raise TrafficGradError(f"Simulator.max_braking must be > 0 m/s2, got {self.max_braking}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the fields, not what the fused kernel keeps of them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def running_backend(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> BackendChoice:
+        """Which implementation of the step runs for states of this dtype and device, and why.
+
+        Raises:
+            TrafficGradError: ``backend`` demands the fused one and it cannot be had; the sentence says why.
+        """
+        return choose(self, dtype, device)[0]
+
     # ------------------------------------------------------------------ public
+
+    @property
+    def crossings(self) -> int:
+        """How many edge ends a vehicle can cross in one step."""
+        hops = max(1, math.ceil(_FASTEST * self.dt / float(self.network.lane_length.min())))
+        return min(hops, _MOST_CROSSINGS)
 
     def neighbors(self, state: TrafficState) -> Neighbors:
         """Leaders, followers, gaps and closing speeds of every vehicle in its own, right and left lane."""
@@ -110,8 +127,14 @@ class Simulator:
         Raises:
             TrafficGradError: wrong shape or (on the CPU) a non-finite value of the action.
         """
+        shape = (state.worlds, len(self.fleet.slots))
+        plan = choose(self, state.position.dtype, state.position.device)[1]
+        if plan is not None and fits(plan, state, action):
+            if action is not None:
+                self._check_shapes(action, shape)
+            return self._outside(fused.step(plan, state, action, noise), state, None, action)
         if action is not None:
-            self._check_action(action, (state.worlds, len(self.fleet.slots)))
+            self._check_action(action, shape)
             action = tree.move(action, dtype=state.position.dtype)
         check_worlds(self.network, state.worlds)
         if self.signals is not None:
@@ -133,7 +156,7 @@ class Simulator:
         changed = change_lanes(self, state, moved, displacement, view, decision)
         if change is not None and passage is not None:
             changed = carry_passing(self, state, changed, view, passage, change)
-        return self._outside(changed, state, view, action)
+        return self._outside(changed, state, view.neighbors.ahead, action)
 
     def simulate(
         self,
@@ -164,6 +187,12 @@ class Simulator:
             raise TrafficGradError(
                 f"noise must have shape {[steps, state.worlds, state.vehicles]}, got {list(noise.shape)}"
             )
+        plan = choose(self, state.position.dtype, state.position.device)[1]
+        if plan is not None and controller is None and self.demand is None and steps and fits(plan, state, actions):
+            if noise is None and generator is not None:
+                drawn = [self.sample_noise(state, generator) for _ in range(steps)]
+                noise = None if drawn[0] is None else torch.stack([x for x in drawn if x is not None])
+            return fused.rollout(plan, state, steps, actions, noise, self.dt)
         states, taken = [state], []
         for t in range(steps):
             action = controller(state) if controller is not None else None
@@ -190,7 +219,7 @@ class Simulator:
         place = like.device if generator is None else generator.device
         return torch.randn(like.shape, dtype=like.dtype, device=place, generator=generator).to(like.device)
 
-    def _check_action(self, action: Action, shape: tuple[int, ...]) -> None:
+    def _check_shapes(self, action: Action, shape: tuple[int, ...]) -> None:
         signals = (*shape[:-1], 0 if self.signals is None else self.signals.count)
         for name in ("acceleration", "lane", "steering", "signal"):
             value = getattr(action, name)
@@ -205,8 +234,13 @@ class Simulator:
                     f"Action.{name} must have shape {list(shape)} ([..., worlds, controlled vehicles]), "
                     f"got {list(value.shape)}"
                 )
+
+    def _check_action(self, action: Action, shape: tuple[int, ...]) -> None:
+        self._check_shapes(action, shape)
+        for name in ("acceleration", "lane", "steering", "signal"):
+            value = getattr(action, name)
             # On other devices looking at values would wait for them; there a NaN shows in the state.
-            if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
+            if value is not None and value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
                 place = (~torch.isfinite(value)).nonzero()[0].tolist()
                 whose = "signal" if name == "signal" else "controlled vehicle"
                 raise TrafficGradError(f"Action.{name} is not finite for {whose} {place[-1]} of world {place[-2]}")
@@ -268,24 +302,27 @@ class Simulator:
         shared = shared_step(change, following, gate, self.dt, self.signal_gradient.mode)
         return torch.where(change.turns_green | change.turns_red, shared, restrained), change
 
-    def _outside(self, state: TrafficState, before: TrafficState, view: View, action: Action | None) -> TrafficState:
+    def _outside(
+        self, state: TrafficState, before: TrafficState, ahead: Ahead | None, action: Action | None
+    ) -> TrafficState:
         """What is not traffic itself: vehicles that come, and signals that change."""
+        if self.demand is None and self.signals is None:
+            return state
+        t = self.network.tables(state.position.dtype, state.position.device)
         if self.demand is not None:
-            state = self.demand.advance(state, self._entrance(state, view))
+            state = self.demand.advance(state, self._entrance(state, ahead, t))
         if self.signals is not None:
-            ahead = view.neighbors.ahead
             assert ahead is not None
-            wanted = self.signals.wanted(before, ahead, view.tables)
+            wanted = self.signals.wanted(before, ahead, t)
             request = None if action is None else action.signal
             state = self.signals.advance(state, self.dt, wanted, request)
         return state
 
-    def _entrance(self, state: TrafficState, view: View) -> Entrance:
+    def _entrance(self, state: TrafficState, ahead: Ahead | None, t: LaneTables) -> Entrance:
         """What vehicles that want to enter see of the road."""
         length = look_up(self.fleet.length, state.driver)
-        rear, speed = last_vehicles(state, view.tables, length)
+        rear, speed = last_vehicles(state, t, length)
         drivers = EntryDrivers.of(self.car_following, self.fleet)
-        ahead = view.neighbors.ahead
         if ahead is None:
             return Entrance(self.network, drivers, self.fleet.slots, self.dt, rear, speed)
         # Who was coming before this step has come nearer by what he drove.
@@ -355,8 +392,7 @@ class Simulator:
         lane, active, previous, route_index = state.lane, state.active, state.previous, state.route_index
         branched = not self.network.is_unbranched
         row = plan_row(state, t) if branched else route_index
-        hops = max(1, math.ceil(_FASTEST * self.dt / float(self.network.lane_length.min())))
-        for _ in range(min(hops, _MOST_CROSSINGS)):
+        for _ in range(self.crossings):
             here = lane.clamp(min=0)
             passed = (position >= t.length[here]) & (lane >= 0) & active
             following = lane_after(here, row, t) if branched else t.successor[here]

@@ -41,7 +41,7 @@ LARGEST = 1_000_000_000  # bytes of all files together; the ones that were not u
 _OWN_FILE = re.compile(r"\.?[0-9a-f]{64}(\.\d+)?\.pt")  # also what an interrupted writer left
 _PACKAGE = Path(__file__).resolve().parent
 # Folders of the package whose code can change what a warm-up gives.
-_CODE = (".", "car_following", "lane_change", "network", "scenario_sections")
+_CODE = (".", "car_following", "kernels", "kernels/src", "lane_change", "network", "scenario_sections")
 
 
 class _UnknownObject(Exception):
@@ -125,7 +125,7 @@ def _code() -> str:
     """Digest of the source of everything that simulates, the package's version with it."""
     digest = hashlib.sha256()
     for folder in _CODE:
-        for file in sorted((_PACKAGE / folder).glob("*.py")):
+        for file in sorted(path for path in (_PACKAGE / folder).iterdir() if path.suffix in (".py", ".h", ".cpp")):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -68,5 +68,5 @@ class MOBIL(LaneChange):
             old = (e.old_follower_without - e.old_follower_with)[..., None]
             incentive = incentive + m.politeness * (e.follower_with - e.follower_without + old)
         if isinstance(self.right_bias, Tensor) or self.right_bias != 0.0:
-            incentive = incentive - (e.sides[:, None, :] - 1) * m.right_bias
+            incentive = incentive - (e.sides[:, None, :] - 1).to(incentive.dtype) * m.right_bias
         return incentive

@@ -1,0 +1,54 @@
+"""Finds and loads the compiled kernel. Nothing is ever compiled when the package runs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+from trafficgrad.kernels.layout import CALL_BYTES, PARAMETERS, Setup
+
+FOLDER = Path(__file__).parent
+_NAMES = ("libfused.so", "libfused.dylib", "libfused.dll")
+HOW = (
+    "install trafficgrad again where a C++17 compiler is (Debian and Ubuntu: apt install g++; macOS: "
+    "xcode-select --install; Windows: Visual Studio Build Tools)"
+)
+
+
+class Library(NamedTuple):
+    """The kernel's entry points, or why there are none."""
+
+    functions: ctypes.CDLL | None
+    variant: str  # which of its builds runs on this CPU: "avx512", "avx2" or "generic"
+    missing: str | None  # one sentence
+
+
+@functools.cache
+def library() -> Library:
+    """The kernel that was built with the package."""
+    path = next((FOLDER / name for name in _NAMES if (FOLDER / name).is_file()), None)
+    if path is None:
+        return Library(None, "", f"the fused kernel was not built with this installation: {HOW}")
+    try:
+        functions = ctypes.CDLL(str(path))
+        sizes = (ctypes.c_int64 * 3)()
+        places = [ctypes.byref(sizes, 8 * i) for i in range(3)]
+        functions.trafficgrad_sizes(*places)
+        expected = (ctypes.sizeof(Setup), CALL_BYTES, len(PARAMETERS))
+        if tuple(sizes) != expected:
+            return Library(None, "", f"{path.name} belongs to another version of trafficgrad: {HOW}")
+        functions.trafficgrad_variant.restype = ctypes.c_char_p
+        variant = functions.trafficgrad_variant().decode()
+        functions.trafficgrad_use.restype = ctypes.c_int64
+        functions.trafficgrad_use.argtypes = [ctypes.c_char_p]
+        functions.trafficgrad_saved_bytes.restype = ctypes.c_int64
+        functions.trafficgrad_saved_bytes.argtypes = [ctypes.c_int64] * 4
+        for name in ("forward_float", "forward_double", "backward_float", "backward_double"):
+            entry = getattr(functions, f"trafficgrad_{name}")
+            entry.restype = ctypes.c_int64
+            entry.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    except (OSError, AttributeError) as error:
+        return Library(None, "", f"the fused kernel {path.name} cannot be loaded ({error}): {HOW}")
+    return Library(functions, variant, None)

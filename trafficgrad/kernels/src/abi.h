@@ -1,0 +1,94 @@
+// The plain C interface of the fused step. Every member is eight bytes wide, so that the layout is the same everywhere;
+// trafficgrad/kernels/layout.py lists the members in the same order, and a test compares the two.
+// "real" stands for float or double, as the entry point's name says. B worlds, N vehicle slots, C controlled vehicles,
+// A lanes, T steps. Indices are checked before they get here.
+#pragma once
+#include <cstdint>
+
+// Parameters per driver, in the order of Setup's values.
+enum Parameter : int {
+    DESIRED_SPEED, TIME_HEADWAY, MAX_ACCELERATION, COMFORTABLE_DECELERATION, MIN_GAP, EXPONENT,
+    LENGTH, NOISE_SIZE, SPEED_FACTOR,
+    POLITENESS, THRESHOLD, SAFE_DECELERATION, RIGHT_BIAS, CHANGE_COOLDOWN, CHANGE_MIN_GAP,
+    PARAMETERS
+};
+
+enum Integrator : int64_t { BALLISTIC, SEMI_IMPLICIT_EULER, EXPLICIT_EULER };
+enum Mode : int64_t { BLOCKED, STRAIGHT_THROUGH, SIGMOID };
+enum Contrast : int64_t { UNBOUNDED, LIMITS, DRIVERS };
+enum Control : int32_t { ACCELERATION, LANE, STEERED };
+
+// What a world is refused for before anything is computed.
+enum Failure : int64_t { NONE, MEMORY, BAD_LANE, BAD_DRIVER, BAD_ACCELERATION, BAD_REQUEST, BAD_STEERING };
+
+// What stays the same from step to step.
+struct Setup {
+    // the road
+    int64_t lanes, edges, max_lanes, chains, closed, crossings;
+    const int32_t *edge, *number, *left, *right, *successor, *predecessor, *chain;  // [A], -1 = none
+    const int32_t *first_lane, *edge_lanes;                                                        // [edges]
+    const void *length, *width;                                                                    // real [A]
+    int64_t levels;                            // of the tables that follow, [levels, A]: the lane 2^j places ahead
+    const int32_t *ahead, *behind;             // (behind) along the road, and the length of the lanes passed on the
+    const void *ahead_passed, *behind_passed;  // way, the reached one included
+    int64_t has_limits;
+    double speed_limit;  // of all lanes
+    // the fleet
+    int64_t controlled;
+    const int32_t *slot, *control, *limited;  // [C]
+    // parameters per driver: value[b * world_stride + driver * driver_stride]
+    const void *value[PARAMETERS];
+    int64_t world_stride[PARAMETERS], driver_stride[PARAMETERS], rows[PARAMETERS];
+    int64_t fourth_power, is_polite, is_biased;  // exponent is the number 4; politeness, right_bias are not the number 0
+    // rules
+    double dt, max_braking;
+    int64_t integrator, paper_gap, changes_lanes, alternates;
+    double choice_min_gap, choice_safe, choice_own, choice_cooldown;
+    // gradients
+    int64_t mode, everybody;
+    double temperature, choice_temperature, decay, transition_width;
+    int64_t contrast;
+    double contrast_low, contrast_high;
+};
+
+// One call: a step, or T of them. Missing arrays are null.
+struct Call {
+    int64_t worlds, vehicles, steps, threads, soft;
+    int32_t *order;  // [B, N] a permutation of the slots, any one: a hint that is renewed
+    // the state before, [B, N]; time and left [B]
+    const void *position, *speed, *lateral, *heading, *cooldown;
+    const int64_t *lane, *previous, *driver;
+    const uint8_t *active;
+    const void *time;
+    const int64_t *left;
+    // what is done: acceleration, request, steering [T, B, C], noise [T, B, N]
+    const void *acceleration, *request, *steering, *noise;
+    // the states after, [T, B, N]; time and left [T, B]
+    void *next_position, *next_speed, *next_lateral, *next_heading, *next_cooldown;
+    int64_t *next_lane, *next_previous;
+    uint8_t *next_active;
+    void *next_time;
+    int64_t *next_left;
+    void *saved;      // [T, saved_bytes] for the way back; null = not needed
+    int64_t *failed;  // [3] Failure, world, slot or row of `controlled`: what was refused, unchanged if nothing was
+    // cotangents of the states after, [T, B, N], and of what led to them, which are written; parameters' [B, rows]
+    const void *bar_next_position, *bar_next_speed, *bar_next_lateral, *bar_next_heading, *bar_next_cooldown;
+    void *bar_position, *bar_speed, *bar_lateral, *bar_heading, *bar_cooldown;
+    void *bar_acceleration, *bar_request, *bar_steering, *bar_noise;
+    void *bar_value[PARAMETERS];
+};
+
+#if defined(_WIN32)
+#define TRAFFICGRAD_EXPORT extern "C" __declspec(dllexport)
+#else
+#define TRAFFICGRAD_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *parameters);
+TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
+TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
+TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes);
+TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call *call);
+TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call);
+TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call);
+TRAFFICGRAD_EXPORT void trafficgrad_backward_double(const Setup *setup, const Call *call);

@@ -1,0 +1,485 @@
+// The adjoint of a step: cotangents of the state after become those of the state before, of what was done, and of the
+// parameters. Which derivative is used where a choice has none is said in trafficgrad/gradients.py.
+#pragma once
+#include "forward.h"
+
+namespace TG_VARIANT {
+namespace {
+
+template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
+    Task<T> &task;
+    World<T> &w;
+    const Setup &setup;
+    const Call &call;
+    int64_t n, m;
+    const T dt;
+    Forward<T, FOUR, PAPER> forward;
+    Bars<T> after, before;  // of this step
+
+    explicit Backward(Task<T> &task)
+        : task(task), w(task.world), setup(task.setup), call(task.call), n(0), m(0), dt(T(task.setup.dt)),
+          forward(task), after(task.world.bars[0]), before(task.world.bars[1]) {}
+
+    void run(int64_t first, int64_t count) {
+        forward.turn_to(first, count);
+        n = task.n;
+        m = task.m;
+        forward.load();
+        task.meet_drivers();
+        for (T **x : {&after.position, &after.speed, &after.lateral, &after.heading, &after.cooldown})
+            std::memset(*x, 0, size_t(m + 1) * sizeof(T));
+        if (PARAMETERS)
+            for (T *x : {w.bar.v0, w.bar.th, w.bar.a, w.bar.b, w.bar.s0, w.bar.e, w.bar.length, w.bar.noise,
+                         w.bar.politeness, w.bar.threshold, w.bar.bias, w.bar.cooldown})
+                std::memset(x, 0, size_t(m + 1) * sizeof(T));
+        for (int64_t t = call.steps - 1; t >= 0; --t) {
+            receive(t);
+            const T *times = t ? task.part(static_cast<const T *>(call.next_time), t - 1, 1)
+                               : static_cast<const T *>(call.time) + first;
+            if (t) go_back_to(t - 1);
+            else if (call.steps > 1) forward.load();
+            Trace<T> trace;
+            forward.keep_in_saved(trace, t);
+            step(t, times, trace);
+            std::swap(after, before);
+        }
+        hand_over();
+    }
+
+    // Adds what was asked about the state after step t.
+    STAGE void receive(int64_t t) {
+        const auto add = [&](const void *source, T *__restrict to) {
+            if (!source) return;
+            const T *__restrict values = task.part(static_cast<const T *>(source), t, task.vehicles);
+            for (int64_t i = 0; i < n; ++i) to[i] += values[i];
+        };
+        add(call.bar_next_position, after.position);
+        add(call.bar_next_speed, after.speed);
+        add(call.bar_next_lateral, after.lateral);
+        add(call.bar_next_heading, after.heading);
+        add(call.bar_next_cooldown, after.cooldown);
+    }
+
+    // The state after step t is the one before the next.
+    STAGE void go_back_to(int64_t t) {
+        Cars<T> &c = w.cars;
+        const auto copy = [&](const void *source, T *to) {
+            std::memcpy(to, task.part(static_cast<const T *>(source), t, task.vehicles), size_t(n) * sizeof(T));
+        };
+        copy(call.next_position, c.position);
+        copy(call.next_speed, c.speed);
+        copy(call.next_lateral, c.lateral);
+        copy(call.next_cooldown, c.cooldown);
+        if (call.next_heading) copy(call.next_heading, c.heading);
+        const int64_t *lane = task.part(call.next_lane, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(lane[i]);
+        if (!call.next_active) return;
+        const uint8_t *active = task.part(call.next_active, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) c.active[i] = active[i];
+    }
+
+    STAGE void hand_over() {
+        const auto copy = [&](const T *source, void *target) {
+            if (target) std::memcpy(task.part(static_cast<T *>(target), 0, task.vehicles), source, size_t(n) * sizeof(T));
+        };
+        copy(after.position, call.bar_position);
+        copy(after.speed, call.bar_speed);
+        copy(after.lateral, call.bar_lateral);
+        copy(after.heading, call.bar_heading);
+        copy(after.cooldown, call.bar_cooldown);
+        if (!PARAMETERS) return;
+        if (setup.has_limits) bound_speeds();
+        const int64_t *driver = call.driver + task.first * task.vehicles;
+        const auto give = [&](Parameter name, const T *values) {
+            T *target = static_cast<T *>(call.bar_value[name]);
+            if (!target) return;
+            const int64_t rows = setup.rows[name];
+            for (int64_t i = 0; i < n; ++i)
+                target[(task.first + w.world[i]) * rows + (rows > 1 ? driver[i] : 0)] += values[i];
+        };
+        give(DESIRED_SPEED, w.bar.v0);
+        give(TIME_HEADWAY, w.bar.th);
+        give(MAX_ACCELERATION, w.bar.a);
+        give(COMFORTABLE_DECELERATION, w.bar.b);
+        give(MIN_GAP, w.bar.s0);
+        give(EXPONENT, w.bar.e);
+        give(LENGTH, w.bar.length);
+        give(NOISE_SIZE, w.bar.noise);
+        give(POLITENESS, w.bar.politeness);
+        give(THRESHOLD, w.bar.threshold);
+        give(RIGHT_BIAS, w.bar.bias);
+        give(CHANGE_COOLDOWN, w.bar.cooldown);
+        if (setup.has_limits) give(SPEED_FACTOR, w.bar_gap);
+    }
+
+    // Where the speed limit binds, the desired speed's cotangent belongs to the speed factor.
+    void bound_speeds() {
+        const int64_t *driver = call.driver + task.first * task.vehicles;
+        const T limit = T(setup.speed_limit);
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t k = w.world[i];
+            const bool binds = limit * task.value(SPEED_FACTOR, k, driver[i]) < task.value(DESIRED_SPEED, k, driver[i]);
+            w.bar_gap[i] = binds ? limit * w.bar.v0[i] : T(0);
+            if (binds) w.bar.v0[i] = T(0);
+        }
+    }
+
+    void step(int64_t t, const T *time, const Trace<T> &trace) {
+        const Around<T> &around = trace.around;
+        forward.see();
+        forward.follow(around);
+        Lanes<T, FOUR, PAPER> lanes(task, around);
+        const T *following = w.following;
+        const bool sigmoid = task.soft && setup.mode == SIGMOID;
+        if (call.bar_request)
+            std::memset(task.part(static_cast<T *>(call.bar_request), t, setup.controlled), 0,
+                        size_t(task.worlds * setup.controlled) * sizeof(T));
+        if (task.soft) lanes.decide(t, time, false);
+        if (sigmoid) {
+            lanes.relax();
+            following = w.relaxed;
+        }
+        pull_motion(t, following, trace);
+        if (task.soft) {
+            pull_membership(t, lanes);
+            pull_choice(t, lanes, sigmoid);
+        }
+        pull_following(around);
+    }
+
+    // Change of lane, motion, stop rule, bounds, noise, action: down to what car following asked for.
+    STAGE void pull_motion(int64_t t, const T *__restrict following, const Trace<T> &trace) {
+        T *__restrict a = w.acceleration, *__restrict open = w.open;
+        std::memcpy(a, following, size_t(m) * sizeof(T));
+        if (task.acts())
+            task.for_controlled(
+                [&](int64_t k, int64_t c, int64_t i) { a[i] = task.action(call.acceleration, t, k, c); });
+        const T root = T(std::sqrt(setup.dt)), floor = -T(setup.max_braking);
+        const T *noise = call.noise ? task.part(static_cast<const T *>(call.noise), t, task.vehicles) : nullptr;
+        if (noise)
+            for (int64_t i = 0; i < n; ++i) a[i] += w.drivers.noise[i] * (noise[i] * root);
+        if (floor > -INFINITE<T>) {
+#pragma GCC ivdep
+            for (int64_t i = 0; i < m; ++i) {
+                open[i] = a[i] > floor ? T(1) : T(0);
+                a[i] = a[i] > floor ? a[i] : floor;
+            }
+        } else {
+            for (int64_t i = 0; i < m; ++i) open[i] = T(1);
+        }
+        if (task.acts())
+            task.for_controlled([&](int64_t, int64_t c, int64_t i) {
+                if (!setup.limited[c] || a[i] < following[i]) return;
+                a[i] = following[i];
+                open[i] = T(-1);  // bound by car following
+            });
+        const T *__restrict v = w.cars.speed;
+        const int32_t *__restrict active = w.cars.active;
+        const T *__restrict to_position = after.position, *__restrict to_speed = after.speed;
+        T *__restrict bar_v = before.speed, *__restrict bar_x = before.position;
+        T *__restrict bar_a = w.bar_acceleration, *__restrict bar_carried = w.bar_carried;
+        const T half = T(0.5 * setup.dt), decay = T(setup.decay), crumb = T(1e-3 * setup.dt);
+        const T in_new = setup.integrator == BALLISTIC ? half : setup.integrator == SEMI_IMPLICIT_EULER ? dt : T(0);
+        const T in_old = setup.integrator == BALLISTIC ? half : setup.integrator == EXPLICIT_EULER ? dt : T(0);
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) {
+            const T way = active[i] ? to_position[i] : T(0), speed = active[i] ? to_speed[i] : T(0);
+            const bool moves = v[i] + (active[i] ? a[i] : T(0)) * dt > T(0);
+            const T fresh = speed + in_new * way;
+            bar_x[i] = to_position[i];
+            bar_carried[i] = fresh * dt;
+            bar_a[i] = moves && active[i] ? fresh * dt : T(0);
+            bar_v[i] = in_old * way + (moves ? fresh : T(0));
+        }
+        for (int64_t i = 0; i < m; ++i) before.lateral[i] = decay * after.lateral[i];
+        for (int64_t i = 0; i < m; ++i) before.heading[i] = after.heading[i];
+        for (int64_t i = 0; i < m; ++i) {
+            const bool runs = w.cars.cooldown[i] - dt > crumb && !trace.changed[i];
+            before.cooldown[i] = runs ? after.cooldown[i] : T(0);
+        }
+        if (PARAMETERS && setup.changes_lanes)
+            for (int64_t i = 0; i < m; ++i)
+                if (trace.changed[i] && !(w.row[i] >= 0 && setup.control[w.row[i]] == LANE))
+                    w.bar.cooldown[i] += after.cooldown[i];
+        pull_steering(t);
+        // Below: bar_acceleration becomes that of the value before bounds and noise, bar_following takes its share.
+        T *__restrict bar_f = w.bar_following;
+        for (int64_t i = 0; i < m; ++i) {
+            bar_f[i] = open[i] < T(0) ? bar_a[i] : T(0);
+            bar_a[i] = open[i] > T(0) ? bar_a[i] : T(0);
+        }
+        if (noise) {
+            T *bar_noise = static_cast<T *>(call.bar_noise);
+            if (bar_noise) {
+                bar_noise = task.part(bar_noise, t, task.vehicles);
+                for (int64_t i = 0; i < n; ++i) bar_noise[i] = bar_a[i] * w.drivers.noise[i] * root;
+            }
+            if (PARAMETERS)
+                for (int64_t i = 0; i < n; ++i) w.bar.noise[i] += bar_a[i] * noise[i] * root;
+        }
+        if (task.acts()) {
+            T *bar_action = static_cast<T *>(call.bar_acceleration);
+            if (bar_action) bar_action = task.part(bar_action, t, setup.controlled);
+            task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+                if (bar_action) bar_action[k * setup.controlled + c] = bar_a[i];
+                bar_a[i] = T(0);
+            });
+        }
+        for (int64_t i = 0; i < m; ++i) bar_f[i] += bar_a[i];
+    }
+
+    void pull_steering(int64_t t) {
+        T *bar_steering = static_cast<T *>(call.bar_steering);
+        if (bar_steering) bar_steering = task.part(bar_steering, t, setup.controlled);
+        if (!task.steered && !bar_steering) return;
+        task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+            if (bar_steering) bar_steering[k * setup.controlled + c] = T(0);
+            if (!task.steers(c)) return;
+            const bool active = w.cars.active[i];
+            const T v = w.cars.speed[i], size = w.drivers.length[i];
+            const T angle = call.steering ? task.action(call.steering, t, k, c) : T(0);
+            const Bicycle<T> bicycle(w.cars.heading[i], angle, size);
+            const T way = active ? after.position[i] : T(0), speed = active ? after.speed[i] : T(0);
+            const T across = after.lateral[i], turned = after.heading[i];
+            const T lever = std::cos(bicycle.slip) * (T(2) / size);
+            const T course = v * dt * (bicycle.cosine * across - bicycle.sine * way);
+            const T slip = course + v * lever * dt * turned;
+            before.speed[i] = bicycle.cosine * dt * way + bicycle.sine * dt * across + bicycle.turn * dt * turned + speed;
+            before.heading[i] = course + turned;
+            before.lateral[i] = across;
+            w.bar_acceleration[i] = active ? speed * dt : T(0);
+            w.bar_carried[i] = speed * dt;
+            if (PARAMETERS) w.bar.length[i] -= v * bicycle.turn / size * dt * turned;
+            const T tangent = std::tan(angle);
+            if (bar_steering)
+                bar_steering[k * setup.controlled + c] =
+                    slip * T(0.5) * (T(1) + tangent * tangent) / (T(1) + T(0.25) * tangent * tangent);
+        });
+    }
+
+    // A cotangent of the acceleration of vehicle i behind `leader`, -1 = nobody.
+    void pull(T bar, int64_t i, int32_t leader, T gap, T closing) {
+        const Pull<T> p = pull_idm<T, FOUR, PAPER, PARAMETERS>(bar, w.cars.speed[i], gap, closing, w.drivers.of(i));
+        before.speed[i] += p.v;
+        if (leader >= 0) {
+            before.speed[i] += p.closing;
+            before.speed[leader] -= p.closing;
+            before.position[leader] += p.gap;
+            before.position[i] -= p.gap;
+        }
+        if (!PARAMETERS) return;
+        add_parameters(p, i);
+        if (leader >= 0) w.bar.length[leader] -= p.gap;
+    }
+
+    void add_parameters(const Pull<T> &p, int64_t i) {
+        w.bar.v0[i] += p.v0;
+        w.bar.th[i] += p.th;
+        w.bar.a[i] += p.a;
+        w.bar.b[i] += p.b;
+        w.bar.s0[i] += p.s0;
+        w.bar.e[i] += p.e;
+    }
+
+    // Being in a lane: what a vehicle's lateral place does to it and to the followers in all lanes.
+    STAGE void pull_membership(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
+        const Around<T> &around = lanes.around;
+        if (setup.everybody) pull_bound(t, lanes);
+        lanes.for_chosen([&](int64_t i) {
+            if (setup.everybody && !is_steered(i)) return;
+            const auto m = lanes.membership(i, t);
+            T sum = 0;
+            for (int k = 0; k < 3; ++k) {
+                const int32_t f = around.follower[k][i];
+                sum += m.slope[k] * (w.bar_carried[i] * m.own[k] + (f >= 0 ? w.bar_carried[f] * m.effect[k] : T(0)));
+            }
+            before.lateral[i] += sum;
+        });
+    }
+
+    bool is_steered(int64_t i) const { return w.row[i] >= 0 && setup.control[w.row[i]] == STEERED; }
+
+    // The same for all who are bound to lanes, in loops: Lanes::membership() with its parts in arrays.
+    void pull_bound(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
+        const Around<T> &around = lanes.around;
+        T *__restrict cap = w.bar_gap, *__restrict low = w.bar_closing, *__restrict loud = w.open;
+        T *__restrict present = w.acceleration, *__restrict sum = w.moved;
+        const T *__restrict speed = w.cars.speed, *__restrict bar = w.bar_carried;
+        const T floor = -T(setup.max_braking), step = dt;
+        const T high = setup.contrast == LIMITS ? T(setup.contrast_high) : INFINITE<T>;
+        for (int64_t i = 0; i < m; ++i) {
+            cap[i] = INFINITE<T>;
+            loud[i] = T(1);
+            low[i] = setup.contrast == DRIVERS  ? T(setup.contrast_low) * w.drivers.b[i]
+                     : setup.contrast == LIMITS ? T(setup.contrast_low)
+                                                : -INFINITE<T>;
+        }
+        if (task.acts())
+            task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+                const T action = task.action(call.acceleration, t, k, c);
+                cap[i] = action > floor ? action : floor;
+                if (!setup.limited[c]) loud[i] = T(0);
+            });
+        const auto done = [=](T acceleration, T v, T cap, T low) {
+            const T ordinary = acceleration > floor ? acceleration : floor;
+            const T bound = cap < acceleration ? cap : acceleration;
+            T response = cap == INFINITE<T> ? ordinary : bound;
+            response = v + response * step > T(0) ? response : -v / step;
+            response = response > high ? high : response;
+            return response < low ? low : response;
+        };
+        const T *__restrict following = w.following, *__restrict without = w.without;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) present[i] = done(following[i], speed[i], cap[i], low[i]);
+        const int32_t *__restrict active = w.cars.active, *__restrict here = w.present, *__restrict lane = w.cars.lane;
+        T *__restrict slope[2] = {w.best, w.change_gap};
+        for (int64_t i = 0; i < m; ++i) {
+            const int32_t at = here[i] ? lane[i] : 0;
+            const bool right = here[i] && setup.right[at] >= 0, left = here[i] && setup.left[at] >= 0;
+            const T share = (right && left ? T(0.5) : T(1)) / task.width[at];
+            slope[0][i] = right && active[i] ? -share : T(0);
+            slope[1][i] = left && active[i] ? share : T(0);
+        }
+        const int32_t *__restrict follower = around.follower[OWN];
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) {
+            const int32_t f = follower[i] >= 0 ? follower[i] : int32_t(i);
+            const T value = (present[f] - done(without[i], speed[f], cap[f], low[f])) * loud[f];
+            const T effect = follower[i] >= 0 ? value : T(0);
+            sum[i] = -(slope[0][i] + slope[1][i]) * (bar[i] * present[i] * loud[i] + bar[f] * effect);
+        }
+        for (int k = 0; k < 2; ++k) {
+            const int32_t *__restrict beside = around.follower[k ? LEFT : RIGHT];
+            const T *__restrict there = w.there[k], *__restrict with = w.with[k], *__restrict m_k = slope[k];
+#pragma GCC ivdep
+            for (int64_t i = 0; i < m; ++i) {
+                const int32_t f = beside[i] >= 0 ? beside[i] : int32_t(i);
+                const T value = (done(with[i], speed[f], cap[f], low[f]) - present[f]) * loud[f];
+                const T effect = beside[i] >= 0 ? value : T(0);
+                const T own = done(there[i], speed[i], cap[i], low[i]) * loud[i];
+                sum[i] += m_k[i] * (bar[i] * own + bar[f] * effect);
+            }
+        }
+        if (task.steered)
+            task.for_controlled([&](int64_t, int64_t, int64_t i) {
+                if (is_steered(i)) sum[i] = T(0);
+            });
+        for (int64_t i = 0; i < m; ++i) before.lateral[i] += sum[i];
+    }
+
+    // Choosing a lane: from the lateral place, and in sigmoid mode the mixed acceleration, to incentives and requests.
+    STAGE void pull_choice(int64_t t, const Lanes<T, FOUR, PAPER> &lanes, bool sigmoid) {
+        const Around<T> &around = lanes.around;
+        T *mixed = w.bar_acceleration, *bar_request = static_cast<T *>(call.bar_request);
+        if (bar_request) bar_request = task.part(bar_request, t, setup.controlled);
+        if (sigmoid) {
+            std::memcpy(mixed, w.bar_following, size_t(n) * sizeof(T));
+            lanes.for_chosen([&](int64_t i) {
+                if (lanes.weighed(i)) w.bar_following[i] = w.stays[i] * mixed[i];
+            });
+        }
+        lanes.for_chosen([&](int64_t i) {
+            const T right = w.share[0][i], left = w.share[1][i];
+            if ((right == T(0) && left == T(0)) || !lanes.weighed(i)) return;
+            const T stay = w.stays[i], q = task.width[w.cars.lane[i]] * after.lateral[i];
+            T bar_right = -q, bar_left = q, bar_stay = T(0), there[2] = {T(0), T(0)};
+            if (sigmoid) {
+                bar_right += w.there[0][i] * mixed[i];
+                bar_left += w.there[1][i] * mixed[i];
+                bar_stay = w.following[i] * mixed[i];
+                there[0] = right * mixed[i];
+                there[1] = left * mixed[i];
+            }
+            const T mean = right * bar_right + stay * bar_stay + left * bar_left;
+            const T to_right = right * (bar_right - mean), to_left = left * (bar_left - mean);
+            const int32_t row = w.row[i];
+            if (row < 0) {
+                pull_incentive(lanes, i, to_right / T(setup.temperature), to_left / T(setup.temperature), there);
+            } else if (bar_request) {
+                const T u = task.action_of(call.request, t, i), centre = T(2.0 / 3.0);
+                const T towards = to_right * (u + centre) + stay * (bar_stay - mean) * u + to_left * (u - centre);
+                bar_request[w.world[i] * setup.controlled + row] = -towards / T(setup.choice_temperature);
+            }
+            for (int k = 0; k < 2; ++k) {
+                if (there[k] == T(0)) continue;
+                const int side = k ? LEFT : RIGHT;
+                const int32_t l = around.leader[side][i];
+                const T closing = l >= 0 ? w.cars.speed[i] - w.cars.speed[l] : T(0);
+                pull(there[k], i, l, around.gap[side][i], closing);
+            }
+        });
+    }
+
+    STAGE void pull_following(const Around<T> &around) {
+        const int32_t *__restrict leader = around.leader[OWN];
+        const T *__restrict gap = around.gap[OWN], *__restrict speed = w.cars.speed, *__restrict bar = w.bar_following;
+        T *__restrict bar_gap = w.bar_gap, *__restrict bar_closing = w.bar_closing;
+        T *__restrict bar_v = before.speed, *__restrict bar_x = before.position;
+        const Drivers<T> d = w.drivers;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) {
+            const int32_t l = leader[i] >= 0 ? leader[i] : int32_t(i);
+            const Pull<T> p =
+                pull_idm<T, FOUR, PAPER, PARAMETERS>(bar[i], speed[i], gap[i], speed[i] - speed[l], d.of(i));
+            const bool follows = leader[i] >= 0;
+            bar_v[i] += p.v + (follows ? p.closing : T(0));
+            bar_closing[i] = follows ? p.closing : T(0);
+            bar_gap[i] = follows ? p.gap : T(0);
+            bar_x[i] -= bar_gap[i];
+            if (PARAMETERS) {
+                w.bar.v0[i] += p.v0;
+                w.bar.th[i] += p.th;
+                w.bar.a[i] += p.a;
+                w.bar.b[i] += p.b;
+                w.bar.s0[i] += p.s0;
+                w.bar.e[i] += p.e;
+            }
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t l = leader[i] >= 0 ? leader[i] : m;
+            bar_x[l] += bar_gap[i];
+            bar_v[l] -= bar_closing[i];
+            if (PARAMETERS) w.bar.length[l] -= bar_gap[i];
+        }
+    }
+
+    void pull_incentive(const Lanes<T, FOUR, PAPER> &lanes, int64_t i, T right, T left, T there[2]) {
+        const Around<T> &around = lanes.around;
+        const T both = right + left, u[2] = {right, left};
+        there[0] += right;
+        there[1] += left;
+        w.bar_following[i] -= both;  // A_0
+        if (PARAMETERS) {
+            w.bar.threshold[i] -= both;
+            w.bar.bias[i] += right - left;
+        }
+        if (!setup.is_polite) return;
+        const T p = w.drivers.politeness[i];
+        if (PARAMETERS) w.bar.politeness[i] += right * lanes.others(0, i) + left * lanes.others(1, i);
+        for (int k = 0; k < 2; ++k) {
+            if (u[k] == T(0)) continue;
+            const int side = k ? LEFT : RIGHT;
+            const int32_t f = around.follower[side][i];
+            if (f < 0) continue;
+            w.bar_following[f] -= p * u[k];
+            pull(p * u[k], f, int32_t(i), around.follower_gap[side][i], w.cars.speed[f] - w.cars.speed[i]);
+        }
+        const int32_t f = around.follower[OWN][i];
+        if (f < 0 || both == T(0)) return;
+        w.bar_following[f] -= p * both;
+        pull_without(lanes, i, f, p * both);
+    }
+
+    // The follower behind the present leader: gap = follower's gap + own length + own gap.
+    void pull_without(const Lanes<T, FOUR, PAPER> &lanes, int64_t i, int32_t f, T bar) {
+        T gap, closing;
+        lanes.joined(i, gap, closing);
+        const int32_t l = lanes.around.leader[OWN][i];
+        const bool alone = l < 0 || l == f;
+        // Own places and the own length cancel out.
+        pull(bar, f, alone ? -1 : l, gap, closing);
+    }
+};
+
+}  // namespace
+}  // namespace TG_VARIANT

@@ -1,0 +1,337 @@
+// One step of a group of worlds, in the order of trafficgrad/simulator.py.
+#pragma once
+#include "lanes.h"
+
+namespace TG_VARIANT {
+namespace {
+
+template <class T> inline T next_time(T time, T dt) {
+    const T steps = time / dt, whole = std::nearbyint(steps);
+    return std::abs(steps - whole) < T(0.01) ? (whole + T(1)) * dt : time + dt;
+}
+
+template <class T> struct Bicycle {
+    T slip, sine, cosine, turn;  // of the course, and sin(slip) * 2 / length
+    Bicycle(T heading, T steering, T length) {
+        slip = std::atan(T(0.5) * std::tan(steering));
+        sine = std::sin(heading + slip);
+        cosine = std::cos(heading + slip);
+        turn = std::sin(slip) * (T(2) / length);
+    }
+};
+
+template <class T, bool FOUR, bool PAPER> struct Forward {
+    Task<T> &task;
+    World<T> &w;
+    const Setup &setup;
+    const Call &call;
+    int64_t n, m;
+    const T dt;
+
+    explicit Forward(Task<T> &task)
+        : task(task), w(task.world), setup(task.setup), call(task.call), n(0), m(0),
+          dt(T(task.setup.dt)) {}
+
+    // All steps of the worlds from `first` on.
+    void run(int64_t first, int64_t count) {
+        turn_to(first, count);
+        if (!acceptable()) return;
+        load();
+        task.meet_drivers();
+        std::memcpy(w.time, static_cast<const T *>(call.time) + first, size_t(count) * sizeof(T));
+        for (int64_t k = 0; k < count; ++k) w.left[k] = call.left[first + k];
+        for (int64_t t = 0; t < call.steps; ++t) {
+            Trace<T> trace = w.trace;
+            if (call.saved) keep_in_saved(trace, t);
+            step(t, trace);
+            for (int64_t k = 0; k < count; ++k) w.time[k] = next_time(w.time[k], dt);
+            store(t);
+        }
+    }
+
+    void turn_to(int64_t first, int64_t count) {
+        task.turn_to(first, count);
+        n = task.n;
+        m = task.m;
+    }
+
+    // Whether everything that is used as an index lies within its table, and what is done is finite.
+    bool acceptable() const {
+        const int64_t from = task.first * task.vehicles;
+        int64_t rows = INT64_MAX;
+        for (int64_t each : setup.rows)
+            if (each > 1 && each < rows) rows = each;
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t lane = call.lane[from + i], driver = call.driver[from + i];
+            if (lane < -1 || lane >= setup.lanes) return refuse(BAD_LANE, i / task.vehicles, i % task.vehicles);
+            if (driver < 0 || driver >= rows) return refuse(BAD_DRIVER, i / task.vehicles, i % task.vehicles);
+        }
+        const std::pair<const void *, Failure> given[] = {
+            {call.acceleration, BAD_ACCELERATION}, {call.request, BAD_REQUEST}, {call.steering, BAD_STEERING}};
+        for (const auto &[array, failure] : given) {
+            if (!array) continue;
+            for (int64_t t = 0; t < call.steps; ++t)
+                for (int64_t k = 0; k < task.worlds; ++k)
+                    for (int64_t c = 0; c < setup.controlled; ++c)
+                        if (!std::isfinite(task.action(array, t, k, c))) return refuse(failure, k, c);
+        }
+        return true;
+    }
+
+    bool refuse(Failure failure, int64_t k, int64_t where) const {
+        call.failed[0] = failure;
+        call.failed[1] = task.first + k;
+        call.failed[2] = where;
+        return false;
+    }
+
+    // Where in `saved` the group's part of step t is.
+    char *saved(int64_t t) const {
+        const int64_t side_by_side = group_size(task.vehicles), groups = (call.worlds + side_by_side - 1) / side_by_side;
+        Trace<T> trace;
+        Pieces count{nullptr};
+        trace.reserve(side_by_side * task.vehicles, task.soft, count);
+        return static_cast<char *>(call.saved) + (t * groups + task.first / side_by_side) * count.used;
+    }
+
+    void keep_in_saved(Trace<T> &trace, int64_t t) const {
+        Pieces pieces{saved(t)};
+        trace.reserve(group_size(task.vehicles) * task.vehicles, task.soft, pieces);
+    }
+
+    STAGE void load() {
+        const int64_t from = task.first * task.vehicles;
+        Cars<T> &c = w.cars;
+        const auto copy = [&](const void *source, T *to) {
+            std::memcpy(to, static_cast<const T *>(source) + from, size_t(n) * sizeof(T));
+        };
+        copy(call.position, c.position);
+        copy(call.speed, c.speed);
+        copy(call.lateral, c.lateral);
+        copy(call.cooldown, c.cooldown);
+        if (task.steered) copy(call.heading, c.heading);
+        for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(call.lane[from + i]);
+        for (int64_t i = 0; i < n; ++i) c.previous[i] = int32_t(call.previous[from + i]);
+        for (int64_t i = 0; i < n; ++i) c.active[i] = call.active[from + i];
+    }
+
+    STAGE void store(int64_t t) {
+        const Cars<T> &c = w.cars;
+        const auto copy = [&](const T *source, void *target) {
+            if (target) std::memcpy(task.part(static_cast<T *>(target), t, task.vehicles), source, size_t(n) * sizeof(T));
+        };
+        copy(c.position, call.next_position);
+        copy(c.speed, call.next_speed);
+        copy(c.lateral, call.next_lateral);
+        copy(c.heading, call.next_heading);
+        copy(c.cooldown, call.next_cooldown);
+        int64_t *lane = task.part(call.next_lane, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) lane[i] = c.lane[i];
+        int64_t *previous = task.part(call.next_previous, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) previous[i] = c.previous[i];
+        if (call.next_active) {
+            uint8_t *active = task.part(call.next_active, t, task.vehicles);
+            for (int64_t i = 0; i < n; ++i) active[i] = uint8_t(c.active[i]);
+        }
+        std::memcpy(task.part(static_cast<T *>(call.next_time), t, 1), w.time, size_t(task.worlds) * sizeof(T));
+        if (call.next_left) std::memcpy(task.part(call.next_left, t, 1), w.left, size_t(task.worlds) * sizeof(int64_t));
+    }
+
+    void step(int64_t t, Trace<T> &trace) {
+        if (t == 0 || !setup.closed || task.steered) see();
+        const Wanted wanted = Lanes<T, FOUR, PAPER>::wanted(task, w.time);
+        for (int64_t k = 0; k < task.worlds; ++k) {
+            const int64_t base = k * task.vehicles;
+            find_around(
+                setup, task.vehicles, int32_t(base), w.cars.position + base, w.drivers.length + base,
+                w.cars.lane + base, w.present + base, call.order + (task.first + k) * task.vehicles, wanted, w.search,
+                trace.around);
+        }
+        clear(trace.around, n, m, wanted);
+        follow(trace.around);
+        Lanes<T, FOUR, PAPER> lanes(task, trace.around);
+        if (task.lanes) lanes.decide(t, w.time, true);
+        const T *following = w.following;
+        const bool sigmoid = task.soft && setup.mode == SIGMOID;
+        if (sigmoid) {
+            lanes.relax();
+            following = w.relaxed;
+            lanes.carry(t);
+        }
+        accelerate(t, following);
+        move(t, sigmoid ? w.carried : nullptr);
+        cross();
+        change(trace);
+    }
+
+    STAGE void see() {
+        for (int64_t i = 0; i < m; ++i) w.present[i] = w.cars.lane[i] >= 0 ? w.cars.active[i] : 0;
+    }
+
+    STAGE void follow(const Around<T> &around) {
+        const int32_t *__restrict leader = around.leader[OWN];
+        const T *__restrict gap = around.gap[OWN], *__restrict speed = w.cars.speed;
+        const Drivers<T> d = w.drivers;
+        T *__restrict following = w.following;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) {
+            const int32_t l = leader[i] >= 0 ? leader[i] : int32_t(i);
+            following[i] = idm<T, FOUR, PAPER>(speed[i], gap[i], speed[i] - speed[l], d.of(i));
+        }
+    }
+
+    // Car following or action, noise, bounds: what every vehicle does before the stop rule.
+    STAGE void accelerate(int64_t t, const T *__restrict following) {
+        T *__restrict a = w.acceleration;
+        std::memcpy(a, following, size_t(m) * sizeof(T));
+        if (task.acts())
+            task.for_controlled(
+                [&](int64_t k, int64_t c, int64_t i) { a[i] = task.action(call.acceleration, t, k, c); });
+        if (call.noise) {
+            const T *__restrict noise = task.part(static_cast<const T *>(call.noise), t, task.vehicles);
+            const T *__restrict size = w.drivers.noise;
+            const T root = T(std::sqrt(setup.dt));
+            for (int64_t i = 0; i < n; ++i) a[i] += size[i] * (noise[i] * root);
+        }
+        const T floor = -T(setup.max_braking);
+        if (floor > -INFINITE<T>)
+            for (int64_t i = 0; i < m; ++i) a[i] = a[i] > floor ? a[i] : floor;
+        if (task.acts())
+            task.for_controlled([&](int64_t, int64_t c, int64_t i) {
+                if (setup.limited[c] && !(a[i] < following[i])) a[i] = following[i];
+            });
+        const int32_t *__restrict active = w.cars.active;
+        for (int64_t i = 0; i < m; ++i) a[i] = active[i] ? a[i] : T(0);
+    }
+
+    STAGE void move(int64_t t, const T *__restrict carried) {
+        Cars<T> &c = w.cars;
+        T *__restrict speed = c.speed, *__restrict position = c.position, *__restrict lateral = c.lateral;
+        T *__restrict cooldown = c.cooldown, *__restrict moved = w.moved;
+        const T *__restrict a = w.acceleration;
+        const int32_t *__restrict active = c.active;
+        const T half = T(0.5 * setup.dt), decay = T(setup.decay), crumb = T(1e-3 * setup.dt);
+        const int64_t method = setup.integrator;
+        steer(t, carried);
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) {
+            const T v = speed[i], reached = v + a[i] * dt;
+            T fresh = reached > T(0) ? reached : T(0);
+            if (carried) fresh = fresh + carried[i] * dt;
+            const T way = method == BALLISTIC ? (v + fresh) * half : (method == SEMI_IMPLICIT_EULER ? fresh : v) * dt;
+            moved[i] = active[i] ? way : T(0);
+            speed[i] = active[i] ? fresh : T(0);
+        }
+        for (int64_t i = 0; i < m; ++i) lateral[i] *= decay;
+        for (int64_t i = 0; i < m; ++i) {
+            const T left = cooldown[i] - dt;
+            cooldown[i] = left > crumb ? left : T(0);
+        }
+        if (task.steered)
+            task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+                if (!task.steers(c)) return;
+                const Pose<T> &pose = w.steered[k * setup.controlled + c];
+                moved[i] = pose.way;
+                speed[i] = pose.speed;
+                lateral[i] = pose.lateral;
+            });
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) position[i] += moved[i];
+    }
+
+    // Where steered vehicles go; the loop over all does not know them.
+    void steer(int64_t t, const T *carried) {
+        if (!task.steered) return;
+        task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+            if (!task.steers(c)) return;
+            const T angle = call.steering ? task.action(call.steering, t, k, c) : T(0);
+            const T pushed = carried ? w.acceleration[i] + carried[i] : w.acceleration[i], v = w.cars.speed[i];
+            const Bicycle<T> bicycle(w.cars.heading[i], angle, w.drivers.length[i]);
+            const bool active = w.cars.active[i];
+            w.steered[k * setup.controlled + c] = {
+                active ? v * bicycle.cosine * dt : T(0), active ? v + pushed * dt : T(0),
+                w.cars.lateral[i] + v * bicycle.sine * dt};
+            w.cars.heading[i] = w.cars.heading[i] + v * bicycle.turn * dt;
+        });
+    }
+
+    STAGE void cross() {
+        Cars<T> &c = w.cars;
+        if (!somebody_crosses()) return;
+        for (int64_t i = 0; i < n; ++i) {
+            if (!w.present[i]) continue;
+            for (int64_t hop = 0; hop < setup.crossings; ++hop) {
+                const int32_t here = c.lane[i];
+                const T length = task.length[here];
+                if (!(c.position[i] >= length)) break;
+                const int32_t after = setup.successor[here];
+                if (after < 0) {
+                    if (c.active[i]) ++w.left[w.world[i]];
+                    c.active[i] = 0;
+                    break;
+                }
+                c.position[i] -= length;
+                c.previous[i] = here;
+                c.lane[i] = after;
+            }
+        }
+        if (!task.steered) return;
+        task.for_controlled([&](int64_t, int64_t r, int64_t i) {  // they may reverse over the start of an edge
+            if (setup.control[r] != STEERED || c.lane[i] < 0 || !(c.position[i] < T(0))) return;
+            const int32_t before = setup.predecessor[c.lane[i]];
+            if (before < 0) return;
+            c.lane[i] = before;
+            c.position[i] += task.length[before];
+        });
+    }
+
+    STAGE bool somebody_crosses() const {
+        const T *__restrict position = w.cars.position, *__restrict length = task.length;
+        const int32_t *__restrict lane = w.cars.lane;
+        int32_t found = 0;
+        for (int64_t i = 0; i < m; ++i) {
+            const int32_t here = lane[i] < 0 ? 0 : lane[i];
+            found |= int32_t(position[i] >= length[here]) | int32_t(position[i] < T(0));
+        }
+        return found != 0;
+    }
+
+    STAGE void change(Trace<T> &trace) {
+        Cars<T> &c = w.cars;
+        const Around<T> &around = trace.around;
+        std::memset(trace.changed, 0, size_t(m));
+        if (setup.max_lanes > 1 && task.lanes) {
+            for (int64_t i = 0; i < n; ++i) {
+                if (!w.wish[i]) continue;
+                const int side = w.wish[i] > 0 ? LEFT : RIGHT;
+                const int32_t target = (w.wish[i] > 0 ? setup.left : setup.right)[c.lane[i] < 0 ? 0 : c.lane[i]];
+                const int32_t l = around.leader[side][i], f = around.follower[side][i];
+                const T ahead = l >= 0 ? w.moved[l] : T(0), behind = f >= 0 ? w.moved[f] : T(0);
+                const T front = around.gap[side][i] + ahead - w.moved[i];
+                const T rear = around.follower_gap[side][i] + w.moved[i] - behind;
+                const T smallest = w.change_gap[i];
+                if (target < 0 || !c.active[i] || !(front >= smallest) || !(rear >= smallest)) continue;
+                c.lane[i] = target;
+                trace.changed[i] = 1;
+                const int32_t row = w.row[i];
+                c.cooldown[i] = row >= 0 && setup.control[row] == LANE ? T(setup.choice_cooldown)
+                                : setup.changes_lanes                ? w.drivers.cooldown[i]
+                                                                     : T(0);
+            }
+        }
+        if (!task.steered) return;
+        task.for_controlled([&](int64_t, int64_t r, int64_t i) {
+            if (setup.control[r] != STEERED || c.lane[i] < 0 || !c.active[i]) return;
+            const int32_t here = c.lane[i];
+            const T width = task.width[here], y = c.lateral[i];
+            const int direction = int(y >= width / T(2)) - int(y <= -width / T(2));
+            if (!direction) return;
+            const int32_t target = (direction > 0 ? setup.left : setup.right)[here];
+            if (target >= 0) c.lateral[i] = y - T(direction) * width;
+            c.lane[i] = target;
+        });
+    }
+};
+
+}  // namespace
+}  // namespace TG_VARIANT

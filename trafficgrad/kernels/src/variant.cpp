@@ -1,0 +1,77 @@
+// One build of the kernel. TG_VARIANT names it; the compiler's flags say for which CPUs it is.
+#include "variant.h"
+
+#include "backward.h"
+
+namespace TG_VARIANT {
+namespace {
+
+template <class T> int64_t working_bytes_of(const Setup &setup, const Call &call, bool backward) {
+    World<T> world;
+    Pieces count{nullptr};
+    const int64_t worlds = group_size(call.vehicles);
+    world.reserve(setup, worlds * call.vehicles, worlds, setup.max_lanes > 1, backward, count);
+    return count.used;
+}
+
+int64_t working_bytes(const Setup &setup, const Call &call, bool backward, bool real64) {
+    return real64 ? working_bytes_of<double>(setup, call, backward) : working_bytes_of<float>(setup, call, backward);
+}
+
+template <class T> int64_t saved_bytes_of(int64_t worlds, int64_t vehicles, bool soft) {
+    const int64_t side_by_side = group_size(vehicles);
+    Trace<T> trace;
+    Pieces count{nullptr};
+    trace.reserve(side_by_side * vehicles, soft, count);
+    return (worlds + side_by_side - 1) / side_by_side * count.used;
+}
+
+int64_t saved_bytes(int64_t worlds, int64_t vehicles, bool soft, bool real64) {
+    return real64 ? saved_bytes_of<double>(worlds, vehicles, soft) : saved_bytes_of<float>(worlds, vehicles, soft);
+}
+
+template <class Stage, class T> void over(Task<T> &task, int64_t first, int64_t last) {
+    Stage stage(task);
+    const int64_t side_by_side = group_size(task.vehicles);
+    for (int64_t b = first; b < last; b += side_by_side) stage.run(b, std::min(side_by_side, last - b));
+}
+
+template <class T, bool FOUR, bool PAPER>
+void run_as(Task<T> &task, bool backward, int64_t first, int64_t last) {
+    if (!backward) return over<Forward<T, FOUR, PAPER>>(task, first, last);
+    bool parameters = false;
+    for (const void *bar : task.call.bar_value) parameters |= bar != nullptr;
+    if (parameters)
+        over<Backward<T, FOUR, PAPER, true>>(task, first, last);
+    else
+        over<Backward<T, FOUR, PAPER, false>>(task, first, last);
+}
+
+template <class T>
+void run(const Setup &setup, const Call &call, bool backward, int64_t first, int64_t last, char *memory) {
+    World<T> world;
+    Pieces pieces{memory};
+    const int64_t worlds = group_size(call.vehicles);
+    world.reserve(setup, worlds * call.vehicles, worlds, setup.max_lanes > 1, backward, pieces);
+    Task<T> task(setup, call, world);
+    const bool four = setup.fourth_power != 0, paper = setup.paper_gap != 0;
+    if (four && paper) run_as<T, true, true>(task, backward, first, last);
+    else if (four) run_as<T, true, false>(task, backward, first, last);
+    else if (paper) run_as<T, false, true>(task, backward, first, last);
+    else run_as<T, false, false>(task, backward, first, last);
+}
+
+void forward(const Setup &setup, const Call &call, bool real64, int64_t first, int64_t last, char *memory) {
+    real64 ? run<double>(setup, call, false, first, last, memory) : run<float>(setup, call, false, first, last, memory);
+}
+
+void backward(const Setup &setup, const Call &call, bool real64, int64_t first, int64_t last, char *memory) {
+    real64 ? run<double>(setup, call, true, first, last, memory) : run<float>(setup, call, true, first, last, memory);
+}
+
+}  // namespace
+
+extern const Variant variant;
+const Variant variant{TG_VARIANT_NAME, group_size, working_bytes, saved_bytes, forward, backward};
+
+}  // namespace TG_VARIANT

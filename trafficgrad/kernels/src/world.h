@@ -1,0 +1,269 @@
+// Working memory of a group of worlds, and what every stage of a step reads. Small worlds are computed side by side, so
+// that loops are long: the group's N slots are those of its worlds behind each other.
+#pragma once
+#include "abi.h"
+#include "idm.h"
+#include "memory.h"
+#include "roads.h"
+
+namespace TG_VARIANT {
+namespace {
+
+// The state of a group while its steps are computed.
+template <class T> struct Cars {
+    T *position, *speed, *lateral, *heading, *cooldown;  // [N]
+    int32_t *lane, *previous, *active;                   // [N]
+
+    void reserve(int64_t n, Pieces &pieces) {
+        position = pieces.take<T>(n);
+        speed = pieces.take<T>(n);
+        lateral = pieces.take<T>(n);
+        heading = pieces.take<T>(n);
+        cooldown = pieces.take<T>(n);
+        lane = pieces.take<int32_t>(n);
+        previous = pieces.take<int32_t>(n);
+        active = pieces.take<int32_t>(n);
+    }
+};
+
+// What a step leaves for the way back: who is around whom, and who changed lane.
+template <class T> struct Trace {
+    Around<T> around;
+    uint8_t *changed;
+
+    // `sides`: of the lanes beside too; only gradients through lane choices need them.
+    void reserve(int64_t n, bool sides, Pieces &pieces) {
+        changed = pieces.take<uint8_t>(n);
+        around.leader[OWN] = pieces.take<int32_t>(n);
+        around.gap[OWN] = pieces.take<T>(n);
+        if (sides) reserve_sides(n, pieces);
+    }
+
+    void reserve_sides(int64_t n, Pieces &pieces) {
+        around.follower[OWN] = pieces.take<int32_t>(n);
+        around.follower_gap[OWN] = pieces.take<T>(n);
+        for (int k : {RIGHT, LEFT}) {
+            around.leader[k] = pieces.take<int32_t>(n);
+            around.follower[k] = pieces.take<int32_t>(n);
+            around.gap[k] = pieces.take<T>(n);
+            around.follower_gap[k] = pieces.take<T>(n);
+        }
+    }
+};
+
+// Cotangents of a world's state, and of the parameters of its slots. One place more than slots, for "nobody".
+template <class T> struct Bars {
+    T *position, *speed, *lateral, *heading, *cooldown;
+
+    void reserve(int64_t n, Pieces &pieces) {
+        position = pieces.take<T>(n + 1);
+        speed = pieces.take<T>(n + 1);
+        lateral = pieces.take<T>(n + 1);
+        heading = pieces.take<T>(n + 1);
+        cooldown = pieces.take<T>(n + 1);
+    }
+};
+
+// A steered vehicle after its step.
+template <class T> struct Pose {
+    T way, speed, lateral;
+};
+
+template <class T> struct World {
+    Cars<T> cars;
+    Drivers<T> drivers, bar;
+    Trace<T> trace;        // where nothing is to be kept
+    Search<T> search;
+    int32_t *present;      // [N] on the road
+    int32_t *row;          // [N] of `controlled`, -1 = a driver
+    T *following;          // [N] what car following asks for
+    T *relaxed;            // [N] the same, in sigmoid mode with the lanes weighed
+    T *acceleration;       // [N]
+    T *carried;            // [N] acts after the stop rule
+    T *moved;              // [N] m
+    T *there[2], *with[2]; // [N] right and left lane: own acceleration, and the follower's behind the vehicle
+    T *without;            // [N] the present follower's without the vehicle
+    T *worth[2];           // [N] MOBIL's incentive, -inf where it is not feasible
+    T *share[2], *stays;   // [N] weights of the right, the left and the own lane, pi
+    T *best, *change_gap;  // [N] incentive of the decision; the gap below which it is refused
+    int32_t *wish;         // [N] -1 right, 0 stay, 1 left
+    int32_t *gap_winner;   // [N + worlds * chains]
+    int32_t *wanting;      // [N]
+    Pose<T> *steered;      // [worlds * C]
+    int32_t *world;        // [N] of the group
+    T *time;               // [worlds]
+    int64_t *left;         // [worlds]
+    // on the way back
+    Bars<T> bars[2];
+    T *bar_following, *bar_acceleration, *bar_carried, *bar_gap, *bar_closing, *open;
+
+    void reserve(const Setup &setup, int64_t n, int64_t worlds, bool sides, bool backward, Pieces &p) {
+        cars.reserve(n, p);
+        for (T **x : {&drivers.v0, &drivers.th, &drivers.a, &drivers.b, &drivers.q, &drivers.s0, &drivers.e,
+                      &drivers.length, &drivers.noise, &drivers.politeness, &drivers.threshold, &drivers.safe,
+                      &drivers.bias, &drivers.cooldown, &drivers.gap})
+            *x = p.take<T>(n);
+        trace.reserve(n, true, p);
+        search.reserve(setup, n, p);
+        present = p.take<int32_t>(n);
+        row = p.take<int32_t>(n);
+        for (T **x : {&following, &relaxed, &acceleration, &carried, &moved, &best, &change_gap, &without, &stays})
+            *x = p.take<T>(n);
+        if (sides)
+            for (int k = 0; k < 2; ++k)
+                for (T **x : {&there[k], &with[k], &worth[k], &share[k]}) *x = p.take<T>(n);
+        wish = p.take<int32_t>(n);
+        gap_winner = p.take<int32_t>(n + worlds * setup.chains);
+        wanting = p.take<int32_t>(n);
+        steered = p.take<Pose<T>>(worlds * setup.controlled);
+        world = p.take<int32_t>(n);
+        time = p.take<T>(worlds);
+        left = p.take<int64_t>(worlds);
+        if (!backward) return;
+        bars[0].reserve(whole_lines<T>(n), p);
+        bars[1].reserve(whole_lines<T>(n), p);
+        for (T **x : {&bar_following, &bar_acceleration, &bar_carried, &bar_gap, &bar_closing, &open})
+            *x = p.take<T>(whole_lines<T>(n) + 1);
+        for (T **x : {&bar.v0, &bar.th, &bar.a, &bar.b, &bar.s0, &bar.e, &bar.length, &bar.noise, &bar.politeness,
+                      &bar.threshold, &bar.bias, &bar.cooldown})
+            *x = p.take<T>(whole_lines<T>(n) + 1);
+    }
+};
+
+// Worlds that are computed side by side; it depends on their size alone, so that results do not depend on the batch.
+inline int64_t group_size(int64_t vehicles) {
+    constexpr int64_t SLOTS = 768;
+    return vehicles >= SLOTS ? 1 : SLOTS / vehicles;
+}
+
+// What an entry point has been asked for, typed; one object per thread and call.
+template <class T> struct Task {
+    const Setup &setup;
+    const Call &call;
+    World<T> &world;
+    const int64_t vehicles;  // of a world
+    int64_t first, worlds;   // of the group
+    int64_t n, m;            // slots of the group; and the places that belong to nobody, a whole number of vectors
+    bool lanes;              // somebody may change lane
+    bool asks;               // controlled vehicles ask for lanes
+    bool soft;               // lane choices carry gradients
+    bool steered;
+    const T *length, *width;
+
+    Task(const Setup &setup, const Call &call, World<T> &world)
+        : setup(setup), call(call), world(world), vehicles(call.vehicles), first(0), worlds(0), n(0), m(0),
+          steered(false), length(static_cast<const T *>(setup.length)), width(static_cast<const T *>(setup.width)) {
+        bool lane_rows = false;
+        for (int64_t c = 0; c < setup.controlled; ++c) {
+            lane_rows |= setup.control[c] == LANE;
+            steered |= setup.control[c] == STEERED;
+        }
+        asks = call.request && lane_rows;
+        lanes = setup.max_lanes > 1 && (setup.changes_lanes || asks || steered);
+        soft = lanes && call.soft;
+    }
+
+    // Turns to the worlds from `begin` on.
+    void turn_to(int64_t begin, int64_t count) {
+        first = begin;
+        if (count == worlds) return;
+        worlds = count;
+        n = worlds * vehicles;
+        m = whole_lines<T>(n);
+        for (int64_t i = 0; i < m; ++i) world.row[i] = -1;
+        for (int64_t i = 0; i < m; ++i) world.world[i] = int32_t(i / vehicles);
+        for (int64_t k = 0; k < worlds; ++k)
+            for (int64_t c = 0; c < setup.controlled; ++c) world.row[k * vehicles + setup.slot[c]] = int32_t(c);
+        // Harmless values where nobody is.
+        Cars<T> &cars = world.cars;
+        for (int64_t i = n; i < m; ++i) {
+            cars.position[i] = cars.speed[i] = cars.lateral[i] = cars.heading[i] = cars.cooldown[i] = T(0);
+            cars.lane[i] = cars.previous[i] = -1;
+            cars.active[i] = world.present[i] = 0;
+            world.wish[i] = 0;
+            for (T *x : {world.following, world.relaxed, world.acceleration, world.carried, world.moved, world.best,
+                         world.change_gap, world.without, world.stays})
+                x[i] = T(0);
+        }
+    }
+
+    bool acts() const { return call.acceleration != nullptr; }
+    bool steers(int64_t c) const { return setup.control[c] == STEERED && acts(); }
+
+    // The group's part of an array [T, B, count].
+    template <class X> X *part(X *array, int64_t t, int64_t count) const {
+        return array + (t * call.worlds + first) * count;
+    }
+    // What row c of world k of the group does.
+    T action(const void *array, int64_t t, int64_t k, int64_t c) const {
+        return part(static_cast<const T *>(array), t, setup.controlled)[k * setup.controlled + c];
+    }
+    T action_of(const void *array, int64_t t, int64_t i) const {
+        return action(array, t, world.world[i], world.row[i]);
+    }
+
+    // Calls visit(k, c, i) for the controlled vehicles of all worlds of the group: world, row, slot.
+    template <class F> void for_controlled(F visit) const {
+        for (int64_t k = 0; k < worlds; ++k)
+            for (int64_t c = 0; c < setup.controlled; ++c) visit(k, c, k * vehicles + setup.slot[c]);
+    }
+
+    T value(Parameter name, int64_t k, int64_t driver) const {
+        const T *values = static_cast<const T *>(setup.value[name]);
+        return values[(first + k) * setup.world_stride[name] + driver * setup.driver_stride[name]];
+    }
+
+    // Looks every slot's parameters up.
+    STAGE void meet_drivers() {
+        const int64_t *driver = call.driver + first * vehicles;
+        Drivers<T> &d = world.drivers;
+        const auto look_up = [&](Parameter name, T *to) {
+            const int64_t stride = setup.driver_stride[name];
+            for (int64_t i = n; i < m; ++i) to[i] = T(1);
+            if (stride == 0 && setup.world_stride[name] == 0) {
+                const T all = *static_cast<const T *>(setup.value[name]);
+                for (int64_t i = 0; i < n; ++i) to[i] = all;
+                return;
+            }
+            for (int64_t k = 0; k < worlds; ++k) {
+                const T *values = static_cast<const T *>(setup.value[name]) + (first + k) * setup.world_stride[name];
+                const int64_t *who = driver + k * vehicles;
+                T *of_world = to + k * vehicles;
+                for (int64_t i = 0; i < vehicles; ++i) of_world[i] = values[who[i] * stride];
+            }
+        };
+        look_up(DESIRED_SPEED, d.v0);
+        look_up(TIME_HEADWAY, d.th);
+        look_up(MAX_ACCELERATION, d.a);
+        look_up(COMFORTABLE_DECELERATION, d.b);
+        look_up(MIN_GAP, d.s0);
+        look_up(EXPONENT, d.e);
+        look_up(LENGTH, d.length);
+        if (call.noise) look_up(NOISE_SIZE, d.noise);
+        if (setup.changes_lanes) {
+            look_up(POLITENESS, d.politeness);
+            look_up(THRESHOLD, d.threshold);
+            look_up(SAFE_DECELERATION, d.safe);
+            look_up(RIGHT_BIAS, d.bias);
+            look_up(CHANGE_COOLDOWN, d.cooldown);
+            look_up(CHANGE_MIN_GAP, d.gap);
+        }
+#pragma GCC ivdep
+        for (int64_t i = 0; i < m; ++i) d.q[i] = T(2) * std::sqrt(d.a[i] * d.b[i]);
+        if (setup.has_limits) {
+            const T limit = T(setup.speed_limit);
+            for (int64_t i = 0; i < n; ++i) {
+                const T bound = limit * value(SPEED_FACTOR, world.world[i], driver[i]);
+                if (bound < d.v0[i]) d.v0[i] = bound;
+            }
+        }
+    }
+
+    // Whether the lane to the right (k = 0) or left (k = 1) may be entered.
+    bool beside(int k, int64_t i) const {
+        return world.present[i] && (k ? setup.left : setup.right)[world.cars.lane[i]] >= 0;
+    }
+};
+
+}  // namespace
+}  // namespace TG_VARIANT
