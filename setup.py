@@ -31,7 +31,7 @@ X86 = {
         "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2"],
         "avx512": [
             *("-mavx2", "-mfma", "-mbmi", "-mbmi2"),
-            *("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"),
+            *("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq"),
         ],
     },
     "msvc": {"avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]},

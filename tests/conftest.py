@@ -36,3 +36,10 @@ def command(monkeypatch, capsys, tmp_path):
         return stop.value.code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture(params=["reference", "auto"])
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs on the reference, and with the fused kernel where that covers it."""
+    monkeypatch.setenv("TRAFFICGRAD_BACKEND", request.param)
+    return str(request.param)

@@ -14,6 +14,8 @@ from oracles.worlds import World, action_of, random_actions, random_world, road_
 from trafficgrad.network import ring, straight
 from trafficgrad.state import Action
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 TOLERANCE = 1e-9
 
 

@@ -240,7 +240,7 @@ def test_same_bits_for_any_threads_batch_and_order() -> None:
     part = _everything(simulator, state.index(slice(7, 9)))
     for x, y, dim in zip(alone, part, (1, 1, 1, 1, 1, 0), strict=True):
         assert torch.equal(x.narrow(dim, 7, 2), y)
-    plan = kernels.choose(simulator, torch.float32, "cpu")[1]
+    plan = kernels.plan_for(simulator, state, None)
     assert plan is not None
     expected = simulator.step(state)
     for seed in range(5):

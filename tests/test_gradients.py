@@ -18,6 +18,8 @@ from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Fleet, TrafficState
 from trafficgrad.trajectory import Trajectory
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 TOLERANCE = 1e-6  # of the group's largest gradient
 VEHICLES, LANES, EDGES, LENGTH, CONTROLLED = 12, 3, 2, 72.0, (1, 5)
 # step of the differences: metres, m/s, m/s2, and relative to each parameter

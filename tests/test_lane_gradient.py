@@ -20,6 +20,8 @@ from trafficgrad.gradients import LaneGradient
 from trafficgrad.network import ring, straight
 from trafficgrad.state import Action, TrafficState
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 TOLERANCE = 1e-9  # relative to the largest entry of a group
 MOBIL_TABLES = ("politeness", "threshold", "right_bias")
 

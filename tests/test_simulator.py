@@ -13,6 +13,8 @@ from torch import Tensor
 import trafficgrad as tg
 from trafficgrad import Action, Fleet, LaneGradient, Simulator, TrafficGradError, TrafficState
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 DOUBLE = torch.float64
 
 

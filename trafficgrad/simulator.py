@@ -23,7 +23,7 @@ from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_b
 from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.gradients import LaneGradient, SignalGradient
-from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fits, fused
+from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fused, plan_for
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
@@ -93,7 +93,7 @@ class Simulator:
         Raises:
             TrafficGradError: ``backend`` demands the fused one and it cannot be had; the sentence says why.
         """
-        return choose(self, dtype, device)[0]
+        return choose(self, dtype, device)
 
     # ------------------------------------------------------------------ public
 
@@ -128,8 +128,8 @@ class Simulator:
             TrafficGradError: wrong shape or (on the CPU) a non-finite value of the action.
         """
         shape = (state.worlds, len(self.fleet.slots))
-        plan = choose(self, state.position.dtype, state.position.device)[1]
-        if plan is not None and fits(plan, state, action):
+        plan = plan_for(self, state, action)
+        if plan is not None:
             if action is not None:
                 self._check_shapes(action, shape)
             return self._outside(fused.step(plan, state, action, noise), state, None, action)
@@ -187,8 +187,8 @@ class Simulator:
             raise TrafficGradError(
                 f"noise must have shape {[steps, state.worlds, state.vehicles]}, got {list(noise.shape)}"
             )
-        plan = choose(self, state.position.dtype, state.position.device)[1]
-        if plan is not None and controller is None and self.demand is None and steps and fits(plan, state, actions):
+        plan = plan_for(self, state, actions) if controller is None and self.demand is None and steps else None
+        if plan is not None:
             if noise is None and generator is not None:
                 drawn = [self.sample_noise(state, generator) for _ in range(steps)]
                 noise = None if drawn[0] is None else torch.stack([x for x in drawn if x is not None])

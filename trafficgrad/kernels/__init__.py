@@ -56,47 +56,74 @@ def say_once(notice: str) -> None:
     warnings.warn(notice, RuntimeWarning, stacklevel=5)
 
 
-def choose(simulator: Simulator, dtype: torch.dtype, device: torch.device | str) -> tuple[BackendChoice, Plan | None]:
-    """What runs a simulator's steps on states of this dtype and device.
+def choose(simulator: Simulator, dtype: torch.dtype, device: torch.device | str) -> BackendChoice:
+    """What runs a simulator's steps on states of this dtype and device, and why.
 
     Raises:
         TrafficGradError: the fused step is demanded and cannot be had.
     """
     wish = wished(simulator.backend)
     if wish == "reference":
-        return BackendChoice("reference", "it was asked for"), None
-    plan, why = None, library().missing
-    if why is None and torch.device(device).type != "cpu":
-        why = f"the fused kernel runs on the CPU, the state is on {torch.device(device)}"
-    if why is None:
-        known = simulator.__dict__.setdefault("_plans", {})
-        plan = known.get(dtype)
-        if plan is None or (isinstance(plan, Plan) and not plan.is_current()):
-            why_not = not_covered(simulator)
-            plan = known[dtype] = Plan(simulator, dtype) if why_not is None else why_not
-        if isinstance(plan, Plan):
-            why, plan = plan.obstacle, plan if plan.obstacle is None else None
-        else:
-            why, plan = plan, None
-        why = None if why is None else f"the fused kernel does not cover this simulator: {why}"
-    if plan is not None:
-        return BackendChoice("fused", f"the kernel covers all of it (build {library().variant})"), plan
-    assert why is not None
-    if library().missing is not None and wish == "auto":
-        say_once(f"{why}; until then simulations run on the PyTorch reference, many times slower")
+        return BackendChoice("reference", "it was asked for")
+    found = _plan(simulator, dtype, str(device))
+    if isinstance(found, Plan):
+        return BackendChoice("fused", f"the kernel covers all of it (build {library().variant})")
     if wish == "fused":
-        raise TrafficGradError(f"backend 'fused' was demanded, but {why}")
-    return BackendChoice("reference", why), None
+        raise TrafficGradError(f"backend 'fused' was demanded, but {found}")
+    return BackendChoice("reference", found)
 
 
-def fits(plan: Plan, state: TrafficState, action: Action | None) -> bool:
-    """Whether this call is one that the kernel takes; the reference then says what is wrong with the others."""
+def plan_for(simulator: Simulator, state: TrafficState, action: Action | None) -> Plan | None:
+    """What the kernel needs to run this call; None where the reference runs it.
+
+    Calls that are wrong run on the reference, which says what is wrong with them.
+
+    Raises:
+        TrafficGradError: the fused step is demanded and cannot be had.
+    """
+    wish = wished(simulator.backend)
+    if wish == "reference":
+        return None
+    position = state.position
+    found = _plan(simulator, position.dtype, "cpu" if position.device.type == "cpu" else str(position.device))
+    if isinstance(found, Plan):
+        return found if _fits(found, state, action) else None
+    if wish == "fused":
+        raise TrafficGradError(f"backend 'fused' was demanded, but {found}")
+    if library().missing is not None:
+        say_once(f"{found}; until then simulations run on the PyTorch reference, many times slower")
+    return None
+
+
+def _plan(simulator: Simulator, dtype: torch.dtype, device: str) -> Plan | str:
+    """The plan, or why there is none; kept with the simulator."""
+    kept = simulator.__dict__.get("_plans")
+    if kept is None:
+        kept = simulator.__dict__["_plans"] = {}
+    found = kept.get((dtype, device))
+    if found is None or (isinstance(found, Plan) and not found.is_current()):
+        found = kept[dtype, device] = _make_plan(simulator, dtype, device)
+    return found
+
+
+def _make_plan(simulator: Simulator, dtype: torch.dtype, device: str) -> Plan | str:
+    missing = library().missing
+    if missing is not None:
+        return missing
+    if device != "cpu":
+        return f"the fused kernel runs on the CPU, the state is on {device}"
+    why = not_covered(simulator, dtype)
+    return Plan(simulator, dtype) if why is None else f"the fused kernel does not cover this simulator: {why}"
+
+
+def _fits(plan: Plan, state: TrafficState, action: Action | None) -> bool:
+    """Whether this call is one that the kernel takes."""
     worlds, vehicles = state.position.shape
     if not vehicles or not worlds or plan.highest_slot >= vehicles:
         return False
     if plan.worlds and plan.worlds != {worlds}:
         return False
-    for name in ("speed", "lateral", "heading", "cooldown", "time"):
-        if getattr(state, name).dtype != plan.dtype:
-            return False
-    return action is None or action.signal is None
+    real = plan.dtype
+    if not (state.speed.dtype == state.lateral.dtype == state.cooldown.dtype == state.time.dtype == real):
+        return False
+    return state.heading.dtype == real and (action is None or action.signal is None)

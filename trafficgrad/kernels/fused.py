@@ -1,7 +1,7 @@
 """Steps and rollouts by the compiled kernel: the same results as the reference's, forward and backward.
 
 A step takes a few dozen microseconds, so this module counts them: only what requires a gradient passes through
-autograd, fields of one shape share a block of memory, and the call is packed in one go.
+autograd, and the call is packed in one go.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from trafficgrad.kernels.plan import Plan
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
 
-_REAL_FIELDS = ("position", "speed", "lateral", "cooldown", "heading")  # in the order of the block of states after
+_REAL_FIELDS = (
+    "position",
+    "speed",
+    "lateral",
+    "cooldown",
+    "heading",
+)  # in the order in which the states after are made
 _GIVEN = ("acceleration", "request", "steering", "noise")
 _FAILURES = ("", "", "lane", "driver", "acceleration", "lane", "steering")
 _ASIDE = frozenset({"lateral", "cooldown", "change_cooldown", "request"})
@@ -49,10 +55,11 @@ class _Run:
         self.noise = None if noise is None else _plain(noise, plan)
         self.names: list[str] = []  # of the tensors that require a gradient
         self.soft = False
-        self.whole_numbers: Tensor | None = None
-        self.time: Tensor | None = None
+        self.values: list[int] = []  # of the call, up to its cotangents
+        self.lane = self.previous = self.time = self.fixed[0]
         self.active: Tensor | None = None
         self.left: Tensor | None = None
+        self.saved: Tensor | None = None
 
     def differentiable(self) -> list[Tensor]:
         """What requires a gradient, as ``names`` call it."""
@@ -74,117 +81,87 @@ class _Run:
         decides = plan.decides or (plan.may_ask and self.request is not None)
         self.soft = decides and (plan.mode == "sigmoid" or (plan.mode == "straight_through" and with_graph))
 
-    def room(self, count: int, like: Tensor) -> Tensor:
-        """A block for ``count`` fields of the states after."""
-        times = (self.steps + 1,) if self.whole else ()
-        return like.new_empty(count, *times, *like.shape)
+    def room(self, like: Tensor) -> Tensor:
+        """For a field of the states after, with the one before in front where all times are wanted."""
+        if not self.whole:
+            return torch.empty_like(like)
+        made = torch.empty((self.steps + 1, *like.shape), dtype=like.dtype)
+        made[0] = like.detach()
+        return made
 
-    def addresses(self, block: Tensor | None, count: int) -> list[int]:
-        """Where in a block each field's first state after begins; zeros without a block."""
-        if block is None:
-            return [0] * count
-        size = block.stride(0) * block.element_size()
-        begin = block.data_ptr() + (block.stride(1) * block.element_size() if self.whole else 0)
-        return [begin + k * size for k in range(len(block))] + [0] * (count - len(block))
+    def place(self, made: Tensor | None, size: int) -> int:
+        """Where the first state after begins; ``size`` of the field at one time, bytes."""
+        return 0 if made is None else made.data_ptr() + (size if self.whole else 0)
 
-    def head(self, order: int) -> list[int]:
-        """The members of the call up to what is done."""
+    def forward(self, keep: bool) -> list[Tensor]:
+        """The floating fields of the states after."""
+        plan = self.plan
         worlds, vehicles = self.position.shape
-        lane, previous, driver, active, time, left = (x.data_ptr() for x in self.fixed)
-        given = (self.acceleration, self.request, self.steering, self.noise)
-        return [
-            *(worlds, vehicles, self.steps, torch.get_num_threads(), self.soft, order),
-            *(self.position.data_ptr(), self.speed.data_ptr(), self.lateral.data_ptr(), self.heading.data_ptr()),
-            *(self.cooldown.data_ptr(), lane, previous, driver, active, time, left),
-            *(0 if x is None else x.data_ptr() for x in given),
-        ]
-
-    def results(self, block: Tensor) -> list[int]:
-        """The members of the call for the states after."""
-        position, speed, lateral, cooldown, heading = self.addresses(block, 5)
-        lane, previous = self.addresses(self.whole_numbers, 2)
-        others = [self.addresses(x, 1)[0] for x in (self.active, self.time, self.left)]
-        return [position, speed, lateral, heading, cooldown, lane, previous, *others]
-
-    def forward(self, keep: bool) -> tuple[Tensor, Tensor | None]:
-        """The block of states after, and what the way back needs to know of them."""
-        plan, state = self.plan, self.state
-        worlds, vehicles = self.position.shape
-        fields = [self.position, self.speed, self.lateral, self.cooldown]
+        lane, previous, driver, active, time, left = self.fixed
+        made = [self.room(self.position), self.room(self.speed), self.room(self.lateral), self.room(self.cooldown)]
         if plan.steered:
-            fields.append(self.heading)
-        block = self.room(len(fields), self.position)
-        self.whole_numbers, self.time = self.room(2, state.lane), self.room(1, state.time)
+            made.append(self.room(self.heading))
+        self.lane, self.previous, self.time = self.room(lane), self.room(previous), self.room(time)
         if plan.open:
-            self.active, self.left = self.room(1, state.active), self.room(1, state.left)
-        if self.whole:
-            for made, befores in (
-                (block, fields),
-                (self.whole_numbers, self.fixed[:2]),
-                (self.time, [state.time]),
-                (self.active, [state.active]),
-                (self.left, [state.left]),
-            ):
-                if made is not None:
-                    for field, before in zip(made, befores, strict=True):
-                        field[0] = before.detach()
-        saved = None
+            self.active, self.left = self.room(active), self.room(left)
         if keep:
             size = plan.saved_bytes(worlds, vehicles, self.soft)
-            saved = torch.empty(self.steps * size + 64, dtype=torch.uint8)
+            self.saved = torch.empty(self.steps * size + 64, dtype=torch.uint8)
+        cells, real = worlds * vehicles, plan.dtype.itemsize
+        position, speed, lateral, cooldown, *heading = [self.place(x, cells * real) for x in made]
+        given = (self.acceleration, self.request, self.steering, self.noise)
         order = plan.take_order(worlds, vehicles)
         failed = _Three()
-        values = [
-            *self.head(order.data_ptr()),
-            *self.results(block),
-            *(_aligned(saved), ctypes.addressof(failed)),
-            *[0] * (14 + len(PARAMETERS)),
+        self.values = [
+            *(worlds, vehicles, self.steps, torch.get_num_threads(), self.soft, order.data_ptr()),
+            *(self.position.data_ptr(), self.speed.data_ptr(), self.lateral.data_ptr(), self.heading.data_ptr()),
+            *(self.cooldown.data_ptr(), lane.data_ptr(), previous.data_ptr(), driver.data_ptr()),
+            *(active.data_ptr(), time.data_ptr(), left.data_ptr()),
+            *[0 if x is None else x.data_ptr() for x in given],
+            *(position, speed, lateral, heading[0] if heading else 0, cooldown),
+            *(self.place(self.lane, cells * 8), self.place(self.previous, cells * 8), self.place(self.active, cells)),
+            *(self.place(self.time, worlds * real), self.place(self.left, worlds * 8)),
+            0 if self.saved is None else -(-self.saved.data_ptr() // 64) * 64,
         ]
-        plan.forward(plan.address, pack_call(*values))
+        plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS))
         plan.keep_order(order)
         if failed[0]:
             _refuse(*failed)
-        return block, saved
+        return made
 
-    def backward(self, block: Tensor, saved: Tensor, bars: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    def backward(self, bars: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Cotangents of the differentiable tensors."""
         plan, like = self.plan, self.position
-        worlds = like.shape[0]
+        worlds, vehicles = like.shape
         held = [None if bar is None else bar.contiguous() for bar in bars]
-        skip = like.numel() * like.element_size() if self.whole else 0
-        position, speed, lateral, cooldown, heading = [
-            *(0 if bar is None else bar.data_ptr() + skip for bar in held),
-            *[0] * (5 - len(held)),
-        ]
+        skip = worlds * vehicles * plan.dtype.itemsize if self.whole else 0
+        position, speed, lateral, cooldown, *heading = [0 if bar is None else bar.data_ptr() + skip for bar in held]
         found: dict[str, Tensor] = {}
         for name in self.names:
-            if name in plan.tensors:
-                parameter = plan.tensors[name]
-                found[name] = like.new_zeros(worlds, parameter.shape[-1] if parameter.dim() else 1)
-            elif name in _REAL_FIELDS:
-                found[name] = torch.empty_like(like)
+            parameter = plan.tensors.get(name)
+            if parameter is not None:
+                rows = parameter.shape[-1] if parameter.dim() else 1
+                found[name] = torch.zeros((worlds, rows), dtype=plan.dtype)
             else:
                 found[name] = torch.empty_like(getattr(self, name))
         failed = _Three()
-        own = [found[name].data_ptr() if name in found else 0 for name in _BARS]
-        values = [
-            *self.head(0),
-            *self.results(block),
-            *(_aligned(saved), ctypes.addressof(failed)),
-            *(position, speed, lateral, heading, cooldown),
-            *own,
-        ]
-        plan.backward(plan.address, pack_call(*values))
+        values = pack_call(
+            *self.values,
+            ctypes.addressof(failed),
+            *(position, speed, lateral, heading[0] if heading else 0, cooldown),
+            *[found[name].data_ptr() if name in found else 0 for name in _BARS],
+        )
+        plan.backward(plan.address, values)
         if failed[0]:
             _refuse(*failed)
         result: list[Tensor | None] = []
         for name in self.names:
-            bar = found[name]
-            if name in plan.tensors:
-                shape = plan.tensors[name].shape
-                bar = bar if len(shape) == 2 else bar.sum(0).reshape(shape)
+            bar, parameter = found[name], plan.tensors.get(name)
+            if parameter is not None:
+                bar = bar if parameter.dim() == 2 else bar.sum(0).reshape(parameter.shape)
             elif self.whole and name in _REAL_FIELDS:
-                asked = held[_REAL_FIELDS.index(name)] if _REAL_FIELDS.index(name) < len(held) else None
+                place = _REAL_FIELDS.index(name)
+                asked = held[place] if place < len(held) else None
                 bar = bar if asked is None else bar + asked[0]
             result.append(bar)
         return result
@@ -193,45 +170,38 @@ class _Run:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, *tensors: Tensor) -> tuple[Tensor, ...]:
-        block, saved = run.forward(keep=True)
+        made = run.forward(keep=True)
         ctx.run = run
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(block, saved, *tensors)
-        made = block.unbind(0)
+        ctx.save_for_backward(*made, *tensors)
         fixed = []
-        if not run.soft and _ASIDE.issuperset(run.names):  # none of it moves anybody
+        names = run.names
+        if not run.soft and _ASIDE.issuperset(names):  # none of it moves anybody
             fixed += [made[0], made[1], *made[4:]]
         steers = run.plan.steered and run.acceleration is not None
-        if not (run.soft or steers or "lateral" in run.names):
+        if not (run.soft or steers or "lateral" in names):
             fixed.append(made[2])
-        if not ("cooldown" in run.names or "change_cooldown" in run.names):
+        if not ("cooldown" in names or "change_cooldown" in names):
             fixed.append(made[3])
         ctx.mark_non_differentiable(*fixed)
-        return made
+        return tuple(made)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
-        block, saved, *_ = ctx.saved_tensors
-        return (None, *ctx.run.backward(block, saved, bars))
-
-
-def _run(run: _Run) -> tuple[Tensor, ...]:
-    tensors = run.differentiable() if torch.is_grad_enabled() else []
-    run.decide_softness(bool(tensors))
-    if tensors:
-        return _Fused.apply(run, *tensors)
-    return run.forward(keep=False)[0].unbind(0)
+        _ = ctx.saved_tensors  # they have not been changed, and are still here
+        return (None, *ctx.run.backward(bars))
 
 
 def _changed(run: _Run) -> dict[str, Tensor]:
     """Fields of the states after that the kernel has made."""
-    fields = dict(zip(_REAL_FIELDS, _run(run), strict=False))
-    assert run.whole_numbers is not None and run.time is not None
-    fields["lane"], fields["previous"] = run.whole_numbers.unbind(0)
-    fields["time"] = run.time[0]
+    tensors = run.differentiable() if torch.is_grad_enabled() else []
+    run.decide_softness(bool(tensors))
+    made = _Fused.apply(run, *tensors) if tensors else run.forward(keep=False)
+    fields = dict(zip(_REAL_FIELDS, made, strict=False))
+    fields["lane"], fields["previous"], fields["time"] = run.lane, run.previous, run.time
     if run.active is not None and run.left is not None:
-        fields["active"], fields["left"] = run.active[0], run.left[0]
+        fields["active"], fields["left"] = run.active, run.left
     return fields
 
 
@@ -256,10 +226,6 @@ def _plain(x: Tensor, plan: Plan) -> Tensor:
     return (x if x.dtype == plan.dtype else x.to(plan.dtype)).contiguous()
 
 
-def _aligned(block: Tensor | None) -> int:
-    return 0 if block is None else -(-block.data_ptr() // 64) * 64
-
-
 def _refuse(failure: int, world: int, place: int) -> None:
     if failure == 1:
         raise MemoryError("the fused kernel has no memory for its work: simulate fewer worlds at once")
@@ -273,4 +239,5 @@ def _refuse(failure: int, world: int, place: int) -> None:
 
 
 # The members of a call from the cotangents that are written on, by the names of differentiable tensors.
+_NO_BARS = (0,) * (5 + 5 + len(_GIVEN) + len(PARAMETERS))
 _BARS = ("position", "speed", "lateral", "heading", "cooldown", *_GIVEN, *PARAMETERS)

@@ -21,21 +21,24 @@ from trafficgrad.state import CONTROLS, PerDriver
 if TYPE_CHECKING:
     from trafficgrad.simulator import Simulator
 
-REALS = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 _LARGEST = 2**31 - 1
 
 
-def not_covered(simulator: Simulator) -> str | None:
-    """What of a simulator the kernel does not do, as a clause; None if it does everything."""
+def not_covered(simulator: Simulator, dtype: torch.dtype) -> str | None:
+    """What of a simulator the kernel does not do for states of a dtype, as a clause; None if it does everything."""
     if type(simulator.car_following) is not IDM:
         return f"it knows the car-following model IDM, not {type(simulator.car_following).__name__}"
     if simulator.lane_change is not None and type(simulator.lane_change) is not MOBIL:
         return f"it knows the lane-change model MOBIL, not {type(simulator.lane_change).__name__}"
     if not simulator.network.is_unbranched:
         return "it knows roads that only go on, not junctions, lanes that end or limits that differ"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, not in {_short(dtype)}"
     for name, value in parameters_of(simulator).items():
         if isinstance(value, Tensor) and value.device.type != "cpu":
             return f"it runs on the CPU, and {name} is on {value.device}"
+        if isinstance(value, Tensor) and value.dtype != dtype:
+            return f"{name} is {_short(value.dtype)} and the state {_short(dtype)}"
     return None
 
 
@@ -58,8 +61,6 @@ class Plan:
         self.dtype = dtype
         self.values = parameters_of(simulator)
         self.tensors = {name: value for name, value in self.values.items() if isinstance(value, Tensor)}
-        #: why the kernel cannot run although it covers the simulator, or None
-        self.obstacle = self._obstacle()
         fleet = simulator.fleet
         self.controlled = len(fleet.slots)
         self.highest_slot = int(fleet.slots.max()) if self.controlled else -1
@@ -79,6 +80,7 @@ class Plan:
         kind = "float" if dtype == torch.float32 else "double"
         self.forward = getattr(functions, f"trafficgrad_forward_{kind}")
         self.backward = getattr(functions, f"trafficgrad_backward_{kind}")
+        self._sizes: dict[tuple[int, int, bool], int] = {}
         self._saved_bytes = functions.trafficgrad_saved_bytes
         self.orders: dict[tuple[int, int], list[Tensor]] = {}
         self._addresses = [value.data_ptr() for value in self.tensors.values()]
@@ -87,17 +89,12 @@ class Plan:
         """Whether the parameters' tensors are still where they were."""
         return self._addresses == [value.data_ptr() for value in self.tensors.values()]
 
-    def _obstacle(self) -> str | None:
-        for name, value in self.tensors.items():
-            if value.dtype != self.dtype:
-                return f"{name} is {_short(value.dtype)} and the state {_short(self.dtype)}"
-        if self.dtype not in REALS:
-            return f"it computes in float32 and float64, not in {_short(self.dtype)}"
-        return None
-
     def saved_bytes(self, worlds: int, vehicles: int, soft: bool) -> int:
         """What a step keeps for the way back."""
-        return self._saved_bytes(worlds, vehicles, soft, self.dtype.itemsize)
+        size = self._sizes.get((worlds, vehicles, soft))
+        if size is None:
+            size = self._sizes[worlds, vehicles, soft] = self._saved_bytes(worlds, vehicles, soft, self.dtype.itemsize)
+        return size
 
     def take_order(self, worlds: int, vehicles: int) -> Tensor:
         """A hint of the vehicles' order along the road, [B, N] int32; give it back with :meth:`keep_order`."""
@@ -115,8 +112,6 @@ class Plan:
 
     def _setup(self, simulator: Simulator) -> Setup:
         s = Setup()
-        if self.obstacle is not None:
-            return s
         self._road(s, simulator.network)
         fleet, gradient, choice = simulator.fleet, simulator.lane_gradient, simulator.lane_choice
         s.crossings = simulator.crossings

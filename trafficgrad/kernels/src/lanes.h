@@ -124,10 +124,11 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         return {bool(task.setup.is_polite), all.side[0], all.side[1]};
     }
 
-    // Fills in wishes; with `choose` unset only what gradients need. `time` is that of each world of the group.
+    // Fills in wishes (`choose`), and what gradients need: on the way back, and in sigmoid mode forward too. `time` is that of each world of the group.
     void decide(int64_t t, const T *time, bool choose) const {
         const Setup &setup = task.setup;
-        const bool mobil = setup.changes_lanes, all = task.soft && setup.everybody;
+        const bool mobil = setup.changes_lanes, soft = task.soft && (!choose || setup.mode == SIGMOID);
+        const bool all = soft && setup.everybody;
         const Looks sides = looks(task, time);
         if (choose)
             for (int64_t i = 0; i < m; ++i) {
@@ -154,13 +155,13 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
                     nobody_goes(odd_step(time[k], T(setup.dt)), k * task.vehicles, (k + 1) * task.vehicles);
             if (choose && mobil) choose_sides();
         }
-        if (!all && (task.asks || (task.soft && setup.controlled))) {
+        if (!all && (task.asks || (soft && setup.controlled))) {
             // Only the controlled vehicles matter, and what was not looked at for drivers.
             task.for_controlled([&](int64_t, int64_t c, int64_t i) {
-                if (task.soft || setup.control[c] == LANE) evaluate_one(i, known);
+                if (soft || setup.control[c] == LANE) evaluate_one(i, known);
             });
         }
-        if (task.soft) weigh(t);
+        if (soft) weigh(t);
         if (choose && task.asks) grant(t);
         if (choose) one_per_gap();
     }
