@@ -150,35 +150,58 @@ def random_case(seed: int, mode: str | None = None, dtype: torch.dtype = torch.f
     return Case(simulator, state, actions, noise)
 
 
-def with_leaves(case: Case) -> tuple[Case, dict[str, Tensor]]:
-    """The case with everything that may be differentiated by as leaves, and the leaves by name."""
+def leaves_of(simulator: Simulator, state: TrafficState) -> tuple[Simulator, TrafficState, dict[str, Tensor]]:
+    """A simulator and a state with everything that may be differentiated by as leaves, and the leaves by name.
+
+    Parameters that are numbers become tensors where roads meet and part.
+    """
     leaves: dict[str, Tensor] = {}
+    network, rows = simulator.network, int(state.driver.max()) + 1
 
     def leaf(name: str, value: Tensor) -> Tensor:
         leaves[name] = value.detach().clone().requires_grad_()
         return leaves[name]
 
-    names = ("position", "speed", "lateral", "heading", "cooldown")
-    state = replace(case.state, **{name: leaf(name, getattr(case.state, name)) for name in names})
-    actions, noise = case.actions, case.noise
-    if actions is not None:
-        parts = {
-            name: leaf(f"action.{name}", getattr(actions, name))
-            for name in ("acceleration", "lane", "steering")
-            if getattr(actions, name) is not None
-        }
-        actions = replace(actions, **parts)
-    if noise is not None:
-        noise = leaf("noise", noise)
-    simulator = case.simulator
+    def real(value: object) -> Tensor | None:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+        if isinstance(value, float) and not network.is_unbranched:
+            return torch.full((rows,), value, dtype=state.position.dtype)
+        return None
+
+    names = ("position", "speed", "lateral", "heading", "cooldown", "passed")
+    start = replace(state, **{name: leaf(name, getattr(state, name)) for name in names})
     parts = {"car_following": simulator.car_following, "lane_change": simulator.lane_change, "fleet": simulator.fleet}
     for part, record in parts.items():
         if record is None:
             continue
-        changed = {
-            name: leaf(f"{part}.{name}", value)
-            for name, value in vars(record).items()
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
+        found = {name: real(value) for name, value in vars(record).items() if name != "exponent"}
+        changed = {name: leaf(f"{part}.{name}", value) for name, value in found.items() if value is not None}
+        if isinstance(getattr(record, "exponent", None), Tensor):
+            changed["exponent"] = leaf(f"{part}.exponent", record.exponent)  # type: ignore[union-attr]
         parts[part] = replace(record, **changed)
-    return Case(replace(simulator, **parts), state, actions, noise), leaves
+    signals = simulator.signals
+    if not network.is_unbranched:
+        limits = network.speed_limit if network.limits is None else network.limits
+        network = network.with_speed_limits(leaf("limits", limits.clamp(max=40.0)))
+    if signals is not None:
+        times = {name: leaf(name, getattr(signals, name)) for name in ("durations", "offset")}
+        signals = replace(signals, **times)
+    return replace(simulator, network=network, signals=signals, **parts), start, leaves
+
+
+def with_leaves(case: Case) -> tuple[Case, dict[str, Tensor]]:
+    """The case with everything that may be differentiated by as leaves, and the leaves by name."""
+    simulator, state, leaves = leaves_of(case.simulator, case.state)
+    actions, noise = case.actions, case.noise
+    if actions is not None:
+        parts = {
+            name: getattr(actions, name).clone().requires_grad_()
+            for name in ("acceleration", "lane", "steering")
+            if getattr(actions, name) is not None
+        }
+        leaves |= {f"action.{name}": x for name, x in parts.items()}
+        actions = replace(actions, **parts)
+    if noise is not None:
+        noise = leaves["noise"] = noise.clone().requires_grad_()
+    return Case(simulator, state, actions, noise), leaves

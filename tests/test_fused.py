@@ -31,6 +31,7 @@ from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Fleet, TrafficState
 
 SOURCES = Path(kernels.__file__).parent / "src"
+FIELDS = (torch.float32, torch.float32, torch.int64)  # of position, speed and lane
 FLOATS = ("position", "speed", "lateral", "heading", "cooldown")
 needs_kernel = pytest.mark.skipif(library().functions is None, reason=str(library().missing))
 
@@ -240,7 +241,7 @@ def test_same_bits_for_any_threads_batch_and_order() -> None:
     part = _everything(simulator, state.index(slice(7, 9)))
     for x, y, dim in zip(alone, part, (1, 1, 1, 1, 1, 0), strict=True):
         assert torch.equal(x.narrow(dim, 7, 2), y)
-    plan = kernels.plan_for(simulator, state, None)
+    plan = kernels.plan_for(simulator, state)
     assert plan is not None
     expected = simulator.step(state)
     for seed in range(5):
@@ -370,13 +371,17 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 @needs_kernel
 def test_the_simulator_says_what_runs(no_variable: pytest.MonkeyPatch) -> None:
-    simulator, _ = _ring(1, 12)
+    simulator, state = _ring(1, 12)
     assert simulator.running_backend().name == "fused"
     assert replace(simulator, backend="reference").running_backend() == ("reference", "it was asked for")
     choice = simulator.running_backend(torch.float64)
     assert choice.name == "reference" and "desired_speed is float32 and the state float64" in choice.reason
     with pytest.raises(TrafficGradError, match=r"backend 'fused' was demanded, but .* float32 and the state float64"):
         replace(simulator, backend="fused").running_backend(torch.float64)
+    with pytest.raises(TrafficGradError, match="not one for it: its fields differ in dtype"):
+        replace(simulator, backend="fused").step(replace(state, time=state.time.double()))
+    with pytest.raises(TrafficGradError, match="not one for it: it has no slot 2, which is controlled"):
+        replace(simulator, backend="fused").step(TrafficState(*(torch.ones(1, 2, dtype=x) for x in FIELDS)))
     no_variable.setenv(kernels.VARIABLE, "reference")
     assert simulator.running_backend().name == "reference"
     no_variable.setenv(kernels.VARIABLE, "fussed")

@@ -155,7 +155,7 @@ def _evaluate(
     """Lane evaluation of all vehicles or of ``slots``."""
     neighbors, exists, there, lane = view.neighbors, view.exists, view.model, state.lane.clamp(min=0)
     if slots is not None:
-        neighbors = tree.tree_map(lambda x: x[:, slots], neighbors)
+        neighbors = tree.tree_map(lambda x: x[:, slots], dataclasses.replace(neighbors, ahead=None))
         exists, lane = exists[:, slots], lane[:, slots]
         there = there.take(slots.expand(state.worlds, -1))
     there = there.beside()

@@ -128,11 +128,12 @@ class Simulator:
             TrafficGradError: wrong shape or (on the CPU) a non-finite value of the action.
         """
         shape = (state.worlds, len(self.fleet.slots))
-        plan = plan_for(self, state, action)
+        plan = plan_for(self, state)
         if plan is not None:
             if action is not None:
                 self._check_shapes(action, shape)
-            return self._outside(fused.step(plan, state, action, noise), state, None, action)
+            after, coming = fused.step(plan, state, action, noise, self.demand is not None)
+            return self._let_in(after, coming)
         if action is not None:
             self._check_action(action, shape)
             action = tree.move(action, dtype=state.position.dtype)
@@ -156,7 +157,13 @@ class Simulator:
         changed = change_lanes(self, state, moved, displacement, view, decision)
         if change is not None and passage is not None:
             changed = carry_passing(self, state, changed, view, passage, change)
-        return self._outside(changed, state, view.neighbors.ahead, action)
+        ahead = view.neighbors.ahead
+        changed = self._let_in(changed, None if ahead is None else (ahead.coming, ahead.coming_distance))
+        if self.signals is None:
+            return changed
+        assert ahead is not None
+        wanted = self.signals.wanted(state, ahead, view.tables)
+        return self.signals.advance(changed, self.dt, wanted, None if action is None else action.signal)
 
     def simulate(
         self,
@@ -187,7 +194,7 @@ class Simulator:
             raise TrafficGradError(
                 f"noise must have shape {[steps, state.worlds, state.vehicles]}, got {list(noise.shape)}"
             )
-        plan = plan_for(self, state, actions) if controller is None and self.demand is None and steps else None
+        plan = plan_for(self, state) if controller is None and self.demand is None and steps else None
         if plan is not None:
             if noise is None and generator is not None:
                 drawn = [self.sample_noise(state, generator) for _ in range(steps)]
@@ -302,33 +309,23 @@ class Simulator:
         shared = shared_step(change, following, gate, self.dt, self.signal_gradient.mode)
         return torch.where(change.turns_green | change.turns_red, shared, restrained), change
 
-    def _outside(
-        self, state: TrafficState, before: TrafficState, ahead: Ahead | None, action: Action | None
-    ) -> TrafficState:
-        """What is not traffic itself: vehicles that come, and signals that change."""
-        if self.demand is None and self.signals is None:
-            return state
-        t = self.network.tables(state.position.dtype, state.position.device)
-        if self.demand is not None:
-            state = self.demand.advance(state, self._entrance(state, ahead, t))
-        if self.signals is not None:
-            assert ahead is not None
-            wanted = self.signals.wanted(before, ahead, t)
-            request = None if action is None else action.signal
-            state = self.signals.advance(state, self.dt, wanted, request)
-        return state
+    def _let_in(self, state: TrafficState, coming: tuple[Tensor, Tensor] | None) -> TrafficState:
+        """Vehicles that come; ``coming`` to each lane next before the step, [B, A] slots and metres."""
+        return state if self.demand is None else self.demand.advance(state, self._entrance(state, coming))
 
-    def _entrance(self, state: TrafficState, ahead: Ahead | None, t: LaneTables) -> Entrance:
+    def _entrance(self, state: TrafficState, coming: tuple[Tensor, Tensor] | None) -> Entrance:
         """What vehicles that want to enter see of the road."""
+        t = self.network.tables(state.position.dtype, state.position.device)
         length = look_up(self.fleet.length, state.driver)
         rear, speed = last_vehicles(state, t, length)
         drivers = EntryDrivers.of(self.car_following, self.fleet)
-        if ahead is None:
+        if coming is None:
             return Entrance(self.network, drivers, self.fleet.slots, self.dt, rear, speed)
         # Who was coming before this step has come nearer by what he drove.
-        pace = state.speed.gather(1, ahead.coming.clamp(min=0))
-        pace = torch.where(ahead.coming >= 0, pace, 0.0)
-        near = ahead.coming_distance - pace * self.dt
+        who, distance = coming
+        pace = state.speed.gather(1, who.clamp(min=0))
+        pace = torch.where(who >= 0, pace, 0.0)
+        near = distance - pace * self.dt
         return Entrance(self.network, drivers, self.fleet.slots, self.dt, rear, speed, near, pace)
 
     def _accelerate(

@@ -16,7 +16,7 @@ import torch
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.kernels.library import library
 from trafficgrad.kernels.plan import Plan, not_covered
-from trafficgrad.state import Action, TrafficState
+from trafficgrad.state import TrafficState
 
 if TYPE_CHECKING:
     from trafficgrad.simulator import Simulator
@@ -73,7 +73,7 @@ def choose(simulator: Simulator, dtype: torch.dtype, device: torch.device | str)
     return BackendChoice("reference", found)
 
 
-def plan_for(simulator: Simulator, state: TrafficState, action: Action | None) -> Plan | None:
+def plan_for(simulator: Simulator, state: TrafficState) -> Plan | None:
     """What the kernel needs to run this call; None where the reference runs it.
 
     Calls that are wrong run on the reference, which says what is wrong with them.
@@ -87,7 +87,12 @@ def plan_for(simulator: Simulator, state: TrafficState, action: Action | None) -
     position = state.position
     found = _plan(simulator, position.dtype, "cpu" if position.device.type == "cpu" else str(position.device))
     if isinstance(found, Plan):
-        return found if _fits(found, state, action) else None
+        why = _misfit(found, state)
+        if why is None:
+            return found
+        if wish == "fused":
+            raise TrafficGradError(f"backend 'fused' was demanded, but this state is not one for it: {why}")
+        return None
     if wish == "fused":
         raise TrafficGradError(f"backend 'fused' was demanded, but {found}")
     if library().missing is not None:
@@ -116,14 +121,19 @@ def _make_plan(simulator: Simulator, dtype: torch.dtype, device: str) -> Plan | 
     return Plan(simulator, dtype) if why is None else f"the fused kernel does not cover this simulator: {why}"
 
 
-def _fits(plan: Plan, state: TrafficState, action: Action | None) -> bool:
-    """Whether this call is one that the kernel takes."""
+def _misfit(plan: Plan, state: TrafficState) -> str | None:
+    """Why this state is not one that the kernel takes, None if it is."""
     worlds, vehicles = state.position.shape
-    if not vehicles or not worlds or plan.highest_slot >= vehicles:
-        return False
+    if not vehicles or not worlds:
+        return "it is empty"
+    if plan.highest_slot >= vehicles:
+        return f"it has no slot {plan.highest_slot}, which is controlled"
     if plan.worlds and plan.worlds != {worlds}:
-        return False
+        return f"parameters are for {sorted(plan.worlds)} worlds, and it has {worlds}"
     real = plan.dtype
-    if not (state.speed.dtype == state.lateral.dtype == state.cooldown.dtype == state.time.dtype == real):
-        return False
-    return state.heading.dtype == real and (action is None or action.signal is None)
+    same = state.speed.dtype == state.lateral.dtype == state.cooldown.dtype == state.time.dtype == real
+    if not same or state.heading.dtype != real or state.passed.dtype != real or state.phase_time.dtype != real:
+        return "its fields differ in dtype"
+    if plan.signals and state.phase.shape[1] != plan.signals:
+        return f"there are {plan.signals} signals, and it has {state.phase.shape[1]}: begin with signals.start(state)"
+    return None

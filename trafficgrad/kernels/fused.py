@@ -19,16 +19,23 @@ from trafficgrad.kernels.plan import Plan
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
 
-_REAL_FIELDS = (
-    "position",
-    "speed",
-    "lateral",
-    "cooldown",
-    "heading",
-)  # in the order in which the states after are made
+_CARRIED = ("position", "speed", "lateral", "heading", "cooldown", "passed")  # what a step hands on with a gradient
 _GIVEN = ("acceleration", "request", "steering", "noise")
-_FAILURES = ("", "", "lane", "driver", "acceleration", "lane", "steering")
+_TABLES = ("speed_limit", "durations", "offset")
 _ASIDE = frozenset({"lateral", "cooldown", "change_cooldown", "request"})
+_FAILURES = {
+    2: "TrafficState.lane of vehicle slot {place} in world {world} is no lane of the network",
+    3: "TrafficState.driver of vehicle slot {place} in world {world} is no row of the drivers' parameters",
+    4: "Action.acceleration is not finite for controlled vehicle {place} of world {world}",
+    5: "Action.lane is not finite for controlled vehicle {place} of world {world}",
+    6: "Action.steering is not finite for controlled vehicle {place} of world {world}",
+    7: "TrafficState.previous of vehicle slot {place} in world {world} is no lane of the network",
+    8: "TrafficState.right_of_way of vehicle slot {place} in world {world} is no lane of the network",
+    9: "TrafficState.route of vehicle slot {place} in world {world} is no route of the network",
+    10: "TrafficState.route_index of vehicle slot {place} in world {world} is no place on its route",
+    11: "TrafficState.phase of signal {place} in world {world} is no phase of its programme",
+    12: "Action.signal is not finite for signal {place} of world {world}",
+}
 _Three = ctypes.c_int64 * 3
 
 
@@ -38,33 +45,37 @@ class _Run:
     def __init__(
         self, plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None, steps: int | None
     ) -> None:
-        self.plan, self.state = plan, state
+        self.plan = plan
         self.steps = 1 if steps is None else steps
         self.whole = steps is not None  # states after have a time dimension that begins with the state before
         self.position, self.speed = state.position.contiguous(), state.speed.contiguous()
         self.lateral, self.heading = state.lateral.contiguous(), state.heading.contiguous()
         self.cooldown = state.cooldown.contiguous()
-        self.fixed = [
-            x.contiguous() for x in (state.lane, state.previous, state.driver, state.active, state.time, state.left)
-        ]
-        self.acceleration = self.request = self.steering = None
+        self.passed = state.passed.contiguous() if plan.signals else None
+        fixed = [state.lane, state.previous, state.driver, state.active, state.time, state.left]
+        if plan.branched:
+            fixed += [state.route, state.route_index, state.right_of_way, state.passed, state.phase, state.phase_time]
+        self.fixed = [x.contiguous() for x in fixed]
+        self.acceleration = self.request = self.steering = self.signal_request = None
         if action is not None:
             self.acceleration = _plain(action.acceleration, plan)
             self.request = None if action.lane is None else _plain(action.lane, plan)
             self.steering = None if action.steering is None else _plain(action.steering, plan)
+            if action.signal is not None and plan.signals:
+                self.signal_request = _plain(action.signal.detach(), plan)
         self.noise = None if noise is None else _plain(noise, plan)
         self.names: list[str] = []  # of the tensors that require a gradient
+        self.made: list[str] = []  # of the fields after that may carry one
         self.soft = False
         self.values: list[int] = []  # of the call, up to its cotangents
-        self.lane = self.previous = self.time = self.fixed[0]
-        self.active: Tensor | None = None
-        self.left: Tensor | None = None
         self.saved: Tensor | None = None
+        self.plain: dict[str, Tensor] = {}  # fields after that carry no gradient
+        self.coming: tuple[Tensor, Tensor] | None = None
 
     def differentiable(self) -> list[Tensor]:
         """What requires a gradient, as ``names`` call it."""
         found = []
-        for name in (*_REAL_FIELDS, *_GIVEN):
+        for name in (*_CARRIED, *_GIVEN):
             x = getattr(self, name)
             if x is not None and x.requires_grad:
                 self.names.append(name)
@@ -93,23 +104,39 @@ class _Run:
         """Where the first state after begins; ``size`` of the field at one time, bytes."""
         return 0 if made is None else made.data_ptr() + (size if self.whole else 0)
 
-    def forward(self, keep: bool) -> list[Tensor]:
-        """The floating fields of the states after."""
+    def forward(self, keep: bool, tell_coming: bool = False) -> list[Tensor]:
+        """The fields of the states after that may carry gradients, as ``made`` names them."""
         plan = self.plan
         worlds, vehicles = self.position.shape
-        lane, previous, driver, active, time, left = self.fixed
-        made = [self.room(self.position), self.room(self.speed), self.room(self.lateral), self.room(self.cooldown)]
+        lane, previous, driver, active, time, left = self.fixed[:6]
+        self.made = ["position", "speed", "lateral", "cooldown"]
         if plan.steered:
-            made.append(self.room(self.heading))
-        self.lane, self.previous, self.time = self.room(lane), self.room(previous), self.room(time)
+            self.made.append("heading")
+        if self.passed is not None:
+            self.made.append("passed")
+        made = [self.room(getattr(self, name)) for name in self.made]
+        plain = self.plain = {"lane": self.room(lane), "previous": self.room(previous), "time": self.room(time)}
         if plan.open:
-            self.active, self.left = self.room(active), self.room(left)
+            plain |= {"active": self.room(active), "left": self.room(left)}
+        roads: tuple[int, ...] = (0,) * 6
+        if plan.branched:
+            _, index, right, _, phase, phase_time = self.fixed[6:]
+            roads = tuple(x.data_ptr() for x in self.fixed[6:])
+            plain |= {"route_index": self.room(index), "right_of_way": self.room(right)}
+            if plan.signals:
+                plain |= {"phase": self.room(phase), "phase_time": self.room(phase_time)}
+        if tell_coming and plan.branched:
+            lanes = plan.setup.lanes
+            self.coming = (
+                torch.empty((worlds, lanes), dtype=torch.int64),
+                torch.empty((worlds, lanes), dtype=plan.dtype),
+            )
         if keep:
             size = plan.saved_bytes(worlds, vehicles, self.soft)
             self.saved = torch.empty(self.steps * size + 64, dtype=torch.uint8)
-        cells, real = worlds * vehicles, plan.dtype.itemsize
-        position, speed, lateral, cooldown, *heading = [self.place(x, cells * real) for x in made]
-        given = (self.acceleration, self.request, self.steering, self.noise)
+        cells, real, each = worlds * vehicles, plan.dtype.itemsize, worlds * plan.signals
+        carried = {name: self.place(x, cells * real) for name, x in zip(self.made, made, strict=True)}
+        given = (self.acceleration, self.request, self.steering, self.noise, self.signal_request)
         order = plan.take_order(worlds, vehicles)
         failed = _Three()
         self.values = [
@@ -117,10 +144,15 @@ class _Run:
             *(self.position.data_ptr(), self.speed.data_ptr(), self.lateral.data_ptr(), self.heading.data_ptr()),
             *(self.cooldown.data_ptr(), lane.data_ptr(), previous.data_ptr(), driver.data_ptr()),
             *(active.data_ptr(), time.data_ptr(), left.data_ptr()),
+            *roads,
             *[0 if x is None else x.data_ptr() for x in given],
-            *(position, speed, lateral, heading[0] if heading else 0, cooldown),
-            *(self.place(self.lane, cells * 8), self.place(self.previous, cells * 8), self.place(self.active, cells)),
-            *(self.place(self.time, worlds * real), self.place(self.left, worlds * 8)),
+            *(carried["position"], carried["speed"], carried["lateral"], carried.get("heading", 0)),
+            *(carried["cooldown"], self.place(plain["lane"], cells * 8), self.place(plain["previous"], cells * 8)),
+            *(self.place(plain.get("active"), cells), self.place(plain["time"], worlds * real)),
+            *(self.place(plain.get("left"), worlds * 8), self.place(plain.get("route_index"), cells * 8)),
+            *(self.place(plain.get("right_of_way"), cells * 8), carried.get("passed", 0)),
+            *(self.place(plain.get("phase"), each * 8), self.place(plain.get("phase_time"), each * real)),
+            *((0, 0) if self.coming is None else (x.data_ptr() for x in self.coming)),
             0 if self.saved is None else -(-self.saved.data_ptr() // 64) * 64,
         ]
         plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS))
@@ -133,22 +165,22 @@ class _Run:
         """Cotangents of the differentiable tensors."""
         plan, like = self.plan, self.position
         worlds, vehicles = like.shape
-        held = [None if bar is None else bar.contiguous() for bar in bars]
+        held = {name: bar.contiguous() for name, bar in zip(self.made, bars, strict=True) if bar is not None}
         skip = worlds * vehicles * plan.dtype.itemsize if self.whole else 0
-        position, speed, lateral, cooldown, *heading = [0 if bar is None else bar.data_ptr() + skip for bar in held]
         found: dict[str, Tensor] = {}
         for name in self.names:
             parameter = plan.tensors.get(name)
-            if parameter is not None:
-                rows = parameter.shape[-1] if parameter.dim() else 1
-                found[name] = torch.zeros((worlds, rows), dtype=plan.dtype)
-            else:
+            if parameter is None:
                 found[name] = torch.empty_like(getattr(self, name))
+            else:
+                rank = plan.tables.get(name, 1)
+                shape = parameter.shape[parameter.dim() - rank :] if parameter.dim() else (1,)
+                found[name] = torch.zeros((worlds, *shape), dtype=plan.dtype)
         failed = _Three()
         values = pack_call(
             *self.values,
             ctypes.addressof(failed),
-            *(position, speed, lateral, heading[0] if heading else 0, cooldown),
+            *[held[name].data_ptr() + skip if name in held else 0 for name in _CARRIED],
             *[found[name].data_ptr() if name in found else 0 for name in _BARS],
         )
         plan.backward(plan.address, values)
@@ -158,59 +190,60 @@ class _Run:
         for name in self.names:
             bar, parameter = found[name], plan.tensors.get(name)
             if parameter is not None:
-                bar = bar if parameter.dim() == 2 else bar.sum(0).reshape(parameter.shape)
-            elif self.whole and name in _REAL_FIELDS:
-                place = _REAL_FIELDS.index(name)
-                asked = held[place] if place < len(held) else None
-                bar = bar if asked is None else bar + asked[0]
+                if bar.shape != parameter.shape or parameter.dim() == plan.tables.get(name, 1):
+                    bar = bar.sum(0).reshape(parameter.shape)
+            elif self.whole and name in held:
+                bar = bar + held[name][0]  # what was asked about the state before
             result.append(bar)
         return result
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: _Run, *tensors: Tensor) -> tuple[Tensor, ...]:
-        made = run.forward(keep=True)
+    def forward(ctx: Any, run: _Run, tell_coming: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = run.forward(True, tell_coming)
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*made, *tensors)
-        fixed = []
-        names = run.names
+        names, plan = run.names, run.plan
+        fixed = {"cooldown"} if not ("cooldown" in names or "change_cooldown" in names) else set()
         if not run.soft and _ASIDE.issuperset(names):  # none of it moves anybody
-            fixed += [made[0], made[1], *made[4:]]
-        steers = run.plan.steered and run.acceleration is not None
-        if not (run.soft or steers or "lateral" in names):
-            fixed.append(made[2])
-        if not ("cooldown" in names or "change_cooldown" in names):
-            fixed.append(made[3])
-        ctx.mark_non_differentiable(*fixed)
+            fixed |= {"position", "speed", "heading", "passed"}
+        if not (run.soft or (plan.steered and run.acceleration is not None) or "lateral" in names):
+            fixed.add("lateral")
+        if not (plan.carries or "passed" in names):
+            fixed.add("passed")
+        ctx.mark_non_differentiable(*(x for name, x in zip(run.made, made, strict=True) if name in fixed))
         return tuple(made)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # they have not been changed, and are still here
-        return (None, *ctx.run.backward(bars))
+        return (None, None, *ctx.run.backward(bars))
 
 
-def _changed(run: _Run) -> dict[str, Tensor]:
+def _changed(run: _Run, tell_coming: bool = False) -> dict[str, Tensor]:
     """Fields of the states after that the kernel has made."""
     tensors = run.differentiable() if torch.is_grad_enabled() else []
     run.decide_softness(bool(tensors))
-    made = _Fused.apply(run, *tensors) if tensors else run.forward(keep=False)
-    fields = dict(zip(_REAL_FIELDS, made, strict=False))
-    fields["lane"], fields["previous"], fields["time"] = run.lane, run.previous, run.time
-    if run.active is not None and run.left is not None:
-        fields["active"], fields["left"] = run.active, run.left
-    return fields
+    made = _Fused.apply(run, tell_coming, *tensors) if tensors else run.forward(False, tell_coming)
+    return {**dict(zip(run.made, made, strict=True)), **run.plain}
 
 
-def step(plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None) -> TrafficState:
-    """One step of the vehicles on the road; demand and signals are not touched."""
+def step(
+    plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None, tell_coming: bool = False
+) -> tuple[TrafficState, tuple[Tensor, Tensor] | None]:
+    """One step of vehicles and signals; demand is not touched.
+
+    With ``tell_coming``, where roads meet and part: also who was coming to each lane next before the step, [B, A] slots
+    (-1 = nobody), and from how far away, m.
+    """
+    run = _Run(plan, state, action, noise, None)
     after = object.__new__(TrafficState)  # the constructor would check again what the kernel has made
     after.__dict__.update(state.__dict__)
-    after.__dict__.update(_changed(_Run(plan, state, action, noise, None)))
-    return after
+    after.__dict__.update(_changed(run, tell_coming))
+    return after, run.coming
 
 
 def rollout(
@@ -229,15 +262,9 @@ def _plain(x: Tensor, plan: Plan) -> Tensor:
 def _refuse(failure: int, world: int, place: int) -> None:
     if failure == 1:
         raise MemoryError("the fused kernel has no memory for its work: simulate fewer worlds at once")
-    if failure == 2:
-        raise TrafficGradError(f"TrafficState.lane of vehicle slot {place} in world {world} is no lane of the network")
-    if failure == 3:
-        raise TrafficGradError(
-            f"TrafficState.driver of vehicle slot {place} in world {world} is no row of the drivers' parameters"
-        )
-    raise TrafficGradError(f"Action.{_FAILURES[failure]} is not finite for controlled vehicle {place} of world {world}")
+    raise TrafficGradError(_FAILURES[failure].format(world=world, place=place))
 
 
 # The members of a call from the cotangents that are written on, by the names of differentiable tensors.
-_NO_BARS = (0,) * (5 + 5 + len(_GIVEN) + len(PARAMETERS))
-_BARS = ("position", "speed", "lateral", "heading", "cooldown", *_GIVEN, *PARAMETERS)
+_BARS = (*_CARRIED, *_GIVEN, *_TABLES, *PARAMETERS)
+_NO_BARS = (0,) * (len(_CARRIED) + len(_BARS))

@@ -23,6 +23,14 @@ PARAMETERS = (
     "change_min_gap",
 )
 
+# Tables of junction lanes: whole numbers, and metres.
+JUNCTIONS = (
+    *("is_junction", "origin", "target", "gated", "crosses", "merges", "gives_way", "zips", "parts", "stop", "rank"),
+    *("signal", "signal_index", "foe", "kind"),
+)
+JUNCTION_PLACES = ("narrows", "apart", "waits_at", "own_entry", "own_exit", "foe_entry", "foe_exit")
+RIGHT_OF_WAY = ("time_gap", "safe_deceleration", "stop_deceleration", "reaction_time", "zip_distance")
+
 _whole, _pointer, _real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 _EACH = len(PARAMETERS)
 
@@ -31,13 +39,25 @@ class Setup(ctypes.Structure):
     """What stays the same from step to step: the road, the fleet, the rules."""
 
     _fields_ = (
-        *((name, _whole) for name in ("lanes", "edges", "max_lanes", "chains", "closed", "crossings")),
+        *((name, _whole) for name in ("lanes", "edges", "road_edges", "max_lanes", "chains", "closed", "crossings")),
+        *((name, _whole) for name in ("routes", "rows_of_plan")),
         *((name, _pointer) for name in ("edge", "number", "left", "right", "successor", "predecessor", "chain")),
         *((name, _pointer) for name in ("first_lane", "edge_lanes", "length", "width")),
         ("levels", _whole),
         *((name, _pointer) for name in ("ahead", "behind", "ahead_passed", "behind_passed")),
         ("has_limits", _whole),
-        ("speed_limit", _real),
+        ("speed_limit", _pointer),
+        ("limit_stride", _whole),
+        *((name, _whole) for name in ("branched", "hops", "foes")),
+        *((name, _pointer) for name in JUNCTIONS),
+        *((name, _pointer) for name in JUNCTION_PLACES),
+        *((name, _pointer) for name in ("next_lane", "following_row", "ends", "change", "route_start", "reach")),
+        *((name, _real) for name in RIGHT_OF_WAY),
+        *((name, _whole) for name in ("signals", "phases", "letters", "signal_mode")),
+        ("headway", _real),
+        *((name, _pointer) for name in ("durations", "offset", "shortest", "longest")),
+        *((name, _whole) for name in ("durations_stride", "offset_stride")),
+        *((name, _pointer) for name in ("letter", "signal_kind", "phase_count")),
         ("controlled", _whole),
         *((name, _pointer) for name in ("slot", "control", "limited")),
         ("value", _pointer * _EACH),
@@ -57,13 +77,18 @@ class Setup(ctypes.Structure):
 CALL = (
     *("worlds", "vehicles", "steps", "threads", "soft", "order"),
     *("position", "speed", "lateral", "heading", "cooldown", "lane", "previous", "driver", "active", "time", "left"),
-    *("acceleration", "request", "steering", "noise"),
+    *("route", "route_index", "right_of_way", "passed", "phase", "phase_time"),
+    *("acceleration", "request", "steering", "noise", "signal_request"),
     *("next_position", "next_speed", "next_lateral", "next_heading", "next_cooldown"),
     *("next_lane", "next_previous", "next_active", "next_time", "next_left"),
+    *("next_route_index", "next_right_of_way", "next_passed", "next_phase", "next_phase_time"),
+    *("coming", "coming_distance"),
     *("saved", "failed"),
     *("bar_next_position", "bar_next_speed", "bar_next_lateral", "bar_next_heading", "bar_next_cooldown"),
-    *("bar_position", "bar_speed", "bar_lateral", "bar_heading", "bar_cooldown"),
+    "bar_next_passed",
+    *("bar_position", "bar_speed", "bar_lateral", "bar_heading", "bar_cooldown", "bar_passed"),
     *("bar_acceleration", "bar_request", "bar_steering", "bar_noise"),
+    *("bar_speed_limit", "bar_durations", "bar_offset"),
     *(f"bar_{name}_value" for name in PARAMETERS),
 )
 pack_call = struct.Struct(f"={len(CALL)}q").pack

@@ -44,7 +44,7 @@ def library() -> Library:
         functions.trafficgrad_use.restype = ctypes.c_int64
         functions.trafficgrad_use.argtypes = [ctypes.c_char_p]
         functions.trafficgrad_saved_bytes.restype = ctypes.c_int64
-        functions.trafficgrad_saved_bytes.argtypes = [ctypes.c_int64] * 4
+        functions.trafficgrad_saved_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
         for name in ("forward_float", "forward_double", "backward_float", "backward_double"):
             entry = getattr(functions, f"trafficgrad_{name}")
             entry.restype = ctypes.c_int64

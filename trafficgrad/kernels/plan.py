@@ -11,17 +11,20 @@ from torch import Tensor
 
 from trafficgrad.car_following import IDM
 from trafficgrad.dynamics import INTEGRATORS
-from trafficgrad.gradients import HARD_BRAKING
-from trafficgrad.kernels.layout import PARAMETERS, Setup
+from trafficgrad.gradients import HARD_BRAKING, GradientMode, SignalGradient
+from trafficgrad.kernels.layout import JUNCTION_PLACES, JUNCTIONS, PARAMETERS, RIGHT_OF_WAY, Setup
 from trafficgrad.kernels.library import library
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network.road_network import RoadNetwork
+from trafficgrad.network.tables import LaneTables
+from trafficgrad.signals import Signals
 from trafficgrad.state import CONTROLS, PerDriver
 
 if TYPE_CHECKING:
     from trafficgrad.simulator import Simulator
 
-_LARGEST = 2**31 - 1
+
+_MODES: tuple[GradientMode, ...] = ("blocked", "straight_through", "sigmoid")  # as the kernel numbers them
 
 
 def not_covered(simulator: Simulator, dtype: torch.dtype) -> str | None:
@@ -30,15 +33,18 @@ def not_covered(simulator: Simulator, dtype: torch.dtype) -> str | None:
         return f"it knows the car-following model IDM, not {type(simulator.car_following).__name__}"
     if simulator.lane_change is not None and type(simulator.lane_change) is not MOBIL:
         return f"it knows the lane-change model MOBIL, not {type(simulator.lane_change).__name__}"
-    if not simulator.network.is_unbranched:
-        return "it knows roads that only go on, not junctions, lanes that end or limits that differ"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not in {_short(dtype)}"
-    for name, value in parameters_of(simulator).items():
-        if isinstance(value, Tensor) and value.device.type != "cpu":
+    for name, value in {**parameters_of(simulator), **_tables_of(simulator)}.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.device.type != "cpu":
             return f"it runs on the CPU, and {name} is on {value.device}"
-        if isinstance(value, Tensor) and value.dtype != dtype:
+        if value.dtype != dtype:
             return f"{name} is {_short(value.dtype)} and the state {_short(dtype)}"
+    for name, value in _tables_of(simulator).items():
+        if not value.is_contiguous():
+            return f"{name} is not contiguous in memory"
     return None
 
 
@@ -54,6 +60,19 @@ def parameters_of(simulator: Simulator) -> dict[str, PerDriver]:
     return {**values, "change_cooldown": change.cooldown, "change_min_gap": change.min_gap}
 
 
+def _tables_of(simulator: Simulator, all_of_them: bool = True) -> dict[str, Tensor]:
+    """What may be differentiated by beside the parameters per driver; with worlds in front or not.
+
+    Without ``all_of_them`` only what carries gradients.
+    """
+    tables = {}
+    if simulator.network.limits is not None:
+        tables["speed_limit"] = simulator.network.limits
+    if simulator.signals is not None and (all_of_them or simulator.signal_gradient.mode != "blocked"):
+        tables |= {"durations": simulator.signals.durations, "offset": simulator.signals.offset}
+    return tables
+
+
 class Plan:
     """A simulator as the kernel reads it, for one dtype; made once and kept with the simulator."""
 
@@ -61,6 +80,8 @@ class Plan:
         self.dtype = dtype
         self.values = parameters_of(simulator)
         self.tensors = {name: value for name, value in self.values.items() if isinstance(value, Tensor)}
+        #: rank of each table that is the same for all worlds
+        self.tables = {"speed_limit": 1, "durations": 2, "offset": 1}
         fleet = simulator.fleet
         self.controlled = len(fleet.slots)
         self.highest_slot = int(fleet.slots.max()) if self.controlled else -1
@@ -70,8 +91,15 @@ class Plan:
         self.may_ask = several and self.asks
         self.mode = simulator.lane_gradient.mode
         self.worlds = {len(value) for value in self.tensors.values() if value.dim() == 2}
-        self.rows = min((v.shape[-1] for v in self.tensors.values() if v.dim()), default=_LARGEST)
+        self.tensors |= _tables_of(simulator, False)
+        for name, value in _tables_of(simulator).items():
+            if value.dim() > self.tables[name]:
+                self.worlds.add(len(value))
         self.open = not simulator.network.is_closed
+        self.branched = not simulator.network.is_unbranched
+        signals = simulator.signals
+        self.signals = 0 if signals is None else signals.count
+        self.carries = signals is not None and simulator.signal_gradient.mode == "straight_through"
         self._kept: list[Any] = []
         self.setup = self._setup(simulator)
         self.address = ctypes.addressof(self.setup)
@@ -83,17 +111,20 @@ class Plan:
         self._sizes: dict[tuple[int, int, bool], int] = {}
         self._saved_bytes = functions.trafficgrad_saved_bytes
         self.orders: dict[tuple[int, int], list[Tensor]] = {}
-        self._addresses = [value.data_ptr() for value in self.tensors.values()]
+        self._watched = [*self.tensors.values(), *_tables_of(simulator).values()]
+        self._addresses = [value.data_ptr() for value in self._watched]
 
     def is_current(self) -> bool:
         """Whether the parameters' tensors are still where they were."""
-        return self._addresses == [value.data_ptr() for value in self.tensors.values()]
+        return self._addresses == [value.data_ptr() for value in self._watched]
 
     def saved_bytes(self, worlds: int, vehicles: int, soft: bool) -> int:
         """What a step keeps for the way back."""
         size = self._sizes.get((worlds, vehicles, soft))
         if size is None:
-            size = self._sizes[worlds, vehicles, soft] = self._saved_bytes(worlds, vehicles, soft, self.dtype.itemsize)
+            size = self._sizes[worlds, vehicles, soft] = self._saved_bytes(
+                self.address, worlds, vehicles, soft, self.dtype.itemsize
+            )
         return size
 
     def take_order(self, worlds: int, vehicles: int) -> Tensor:
@@ -133,30 +164,66 @@ class Plan:
         s.alternates = isinstance(change, MOBIL) and change.sides == "alternate"
         s.choice_min_gap, s.choice_cooldown = choice.min_gap, choice.cooldown
         s.choice_safe, s.choice_own = choice.safe_deceleration, choice.own_deceleration
-        # The order of MODES and Mode: blocked first in the kernel, as it asks for least.
-        s.mode = ("blocked", "straight_through", "sigmoid").index(gradient.mode)
+        s.mode = _MODES.index(gradient.mode)
         s.everybody = gradient.choices == "all"
         s.temperature, s.choice_temperature = gradient.temperature, gradient.choice_temperature
         s.decay, s.transition_width = gradient.decay(simulator.dt), gradient.transition_width
         limits = gradient.contrast_limits
         s.contrast = 0 if limits is None else 1 if isinstance(limits, tuple) else 2
         s.contrast_low, s.contrast_high = limits if isinstance(limits, tuple) else (-HARD_BRAKING, math.inf)
+        for name in RIGHT_OF_WAY:
+            setattr(s, name, getattr(simulator.right_of_way, name))
+        if simulator.signals is not None:
+            self._signals(s, simulator.signals, simulator.signal_gradient)
         return s
 
     def _road(self, s: Setup, network: RoadNetwork) -> None:
         t = network.tables(self.dtype, "cpu")
-        s.lanes, s.edges, s.max_lanes = len(network.lanes), len(network.edges), network.max_lanes
+        s.lanes, s.road_edges, s.max_lanes = len(network.lanes), len(network.edges), network.max_lanes
         s.chains, s.closed = len(network.lanes), network.is_closed
         for name in ("edge", "number", "left", "right", "successor", "predecessor", "chain"):
             setattr(s, name, self._whole(getattr(t, name)))
         s.levels = len(t.ahead)
         s.ahead, s.behind = (self._whole(torch.stack([to for to, _ in x])) for x in (t.ahead, t.behind))
         s.ahead_passed, s.behind_passed = (self._real(torch.stack([way for _, way in x])) for x in (t.ahead, t.behind))
-        counts = torch.tensor(network.edge_lanes)
+        # Every junction lane is an edge of its own.
+        counts = torch.bincount(t.edge)
+        s.edges = len(counts)
         s.first_lane, s.edge_lanes = self._whole(counts.cumsum(0) - counts), self._whole(counts)
         s.length, s.width = self._real(t.length), self._real(t.width)
         s.has_limits = network.has_speed_limits
-        s.speed_limit = float(network.speed_limit[0])
+        limits = self.tensors.get("speed_limit", network.speed_limit.to(self.dtype))
+        s.speed_limit = self._strided(limits)
+        s.limit_stride = limits.shape[-1] if limits.dim() == 2 else 0
+        s.branched, s.hops = self.branched, network.hops
+        if self.branched:
+            self._junctions(s, t)
+
+    def _junctions(self, s: Setup, t: LaneTables) -> None:
+        j, plan = t.junctions, t.plan
+        s.foes = j.foe.shape[1]
+        for name in JUNCTIONS:
+            setattr(s, name, self._whole(getattr(j, name)))
+        for name in JUNCTION_PLACES:
+            setattr(s, name, self._real(getattr(j, name)))
+        s.routes, s.rows_of_plan = len(plan.route_start) - 1, len(plan.edge)
+        s.next_lane, s.following_row, s.ends = (self._whole(x) for x in (plan.next_lane, plan.following, plan.ends))
+        s.change, s.route_start = self._whole(plan.change), self._whole(plan.route_start)
+        s.reach = self._real(plan.reach)
+
+    def _signals(self, s: Setup, signals: Signals, gradient: SignalGradient) -> None:
+        s.signals, s.phases, s.letters = signals.letters.shape
+        s.signal_mode, s.headway = _MODES.index(gradient.mode), gradient.headway
+        s.durations, s.offset = self._strided(signals.durations), self._strided(signals.offset)
+        s.durations_stride = s.signals * s.phases if signals.durations.dim() == 3 else 0
+        s.offset_stride = s.signals if signals.offset.dim() == 2 else 0
+        s.shortest, s.longest = self._real(signals.shortest), self._real(signals.longest)
+        s.letter, s.signal_kind = self._whole(signals.letters), self._whole(signals.kind)
+        s.phase_count = self._whole(signals.phases)
+
+    def _strided(self, x: Tensor) -> int:
+        """A table as it is, so that later changes of its values are seen."""
+        return self._keep(x.detach())
 
     def _parameter(self, s: Setup, p: int, value: PerDriver) -> None:
         if isinstance(value, Tensor):

@@ -19,12 +19,16 @@ enum Contrast : int64_t { UNBOUNDED, LIMITS, DRIVERS };
 enum Control : int32_t { ACCELERATION, LANE, STEERED };
 
 // What a world is refused for before anything is computed.
-enum Failure : int64_t { NONE, MEMORY, BAD_LANE, BAD_DRIVER, BAD_ACCELERATION, BAD_REQUEST, BAD_STEERING };
+enum Failure : int64_t {
+    NONE, MEMORY, BAD_LANE, BAD_DRIVER, BAD_ACCELERATION, BAD_REQUEST, BAD_STEERING, BAD_PREVIOUS, BAD_RIGHT_OF_WAY,
+    BAD_ROUTE, BAD_ROUTE_INDEX, BAD_PHASE, BAD_SIGNAL
+};
 
 // What stays the same from step to step.
 struct Setup {
     // the road
-    int64_t lanes, edges, max_lanes, chains, closed, crossings;
+    int64_t lanes, edges, road_edges, max_lanes, chains, closed, crossings, routes, rows_of_plan;  // edges: a junction
+    // lane counts as one
     const int32_t *edge, *number, *left, *right, *successor, *predecessor, *chain;  // [A], -1 = none
     const int32_t *first_lane, *edge_lanes;                                                        // [edges]
     const void *length, *width;                                                                    // real [A]
@@ -32,7 +36,24 @@ struct Setup {
     const int32_t *ahead, *behind;             // (behind) along the road, and the length of the lanes passed on the
     const void *ahead_passed, *behind_passed;  // way, the reached one included
     int64_t has_limits;
-    double speed_limit;  // of all lanes
+    const void *speed_limit;  // real [A], [B, A] with a stride between worlds
+    int64_t limit_stride;
+    // roads that meet and part: junction lanes [A], their foes [A, foes], -1 = none
+    int64_t branched, hops, foes;
+    const int32_t *is_junction, *origin, *target, *gated, *crosses, *merges, *gives_way, *zips, *parts, *stop, *rank;
+    const int32_t *signal, *signal_index, *foe, *kind;
+    const void *narrows, *apart, *waits_at;                      // real [A]
+    const void *own_entry, *own_exit, *foe_entry, *foe_exit;     // real [A, foes]
+    // the plan: rows [X], lanes of an edge [X, max_lanes], first row of each route
+    const int32_t *next_lane, *following_row, *ends, *change, *route_start;
+    const void *reach;  // real [X, max_lanes]
+    double time_gap, safe_deceleration, stop_deceleration, reaction_time, zip_distance;
+    // signals: phases [S, P], letters [S, P, letters]; durations and offsets with a stride between worlds
+    int64_t signals, phases, letters, signal_mode;
+    double headway;
+    const void *durations, *offset, *shortest, *longest;
+    int64_t durations_stride, offset_stride;
+    const int32_t *letter, *signal_kind, *phase_count;
     // the fleet
     int64_t controlled;
     const int32_t *slot, *control, *limited;  // [C]
@@ -61,20 +82,33 @@ struct Call {
     const uint8_t *active;
     const void *time;
     const int64_t *left;
-    // what is done: acceleration, request, steering [T, B, C], noise [T, B, N]
-    const void *acceleration, *request, *steering, *noise;
+    // on roads that meet and part; phase and its time [B, S]
+    const int64_t *route, *route_index, *right_of_way;
+    const void *passed;
+    const int64_t *phase;
+    const void *phase_time;
+    // what is done: acceleration, request, steering [T, B, C], noise [T, B, N], what signals are asked for [T, B, S]
+    const void *acceleration, *request, *steering, *noise, *signal_request;
     // the states after, [T, B, N]; time and left [T, B]
     void *next_position, *next_speed, *next_lateral, *next_heading, *next_cooldown;
     int64_t *next_lane, *next_previous;
     uint8_t *next_active;
     void *next_time;
     int64_t *next_left;
+    int64_t *next_route_index, *next_right_of_way;
+    void *next_passed;
+    int64_t *next_phase;
+    void *next_phase_time;
+    int64_t *coming;        // [B, A] who came to each lane next before the first step, and from how far away
+    void *coming_distance;  // real
     void *saved;      // [T, saved_bytes] for the way back; null = not needed
     int64_t *failed;  // [3] Failure, world, slot or row of `controlled`: what was refused, unchanged if nothing was
     // cotangents of the states after, [T, B, N], and of what led to them, which are written; parameters' [B, rows]
     const void *bar_next_position, *bar_next_speed, *bar_next_lateral, *bar_next_heading, *bar_next_cooldown;
+    const void *bar_next_passed;
     void *bar_position, *bar_speed, *bar_lateral, *bar_heading, *bar_cooldown;
-    void *bar_acceleration, *bar_request, *bar_steering, *bar_noise;
+    void *bar_passed, *bar_acceleration, *bar_request, *bar_steering, *bar_noise;
+    void *bar_speed_limit, *bar_durations, *bar_offset;  // [B, A], [B, S, P], [B, S]
     void *bar_value[PARAMETERS];
 };
 
@@ -87,7 +121,8 @@ struct Call {
 TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *parameters);
 TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
 TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
-TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes);
+TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(
+    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes);
 TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call);

@@ -26,11 +26,11 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         m = task.m;
         forward.load();
         task.meet_drivers();
-        for (T **x : {&after.position, &after.speed, &after.lateral, &after.heading, &after.cooldown})
+        for (T **x : {&after.position, &after.speed, &after.lateral, &after.heading, &after.cooldown, &after.passed})
             std::memset(*x, 0, size_t(m + 1) * sizeof(T));
         if (PARAMETERS)
             for (T *x : {w.bar.v0, w.bar.th, w.bar.a, w.bar.b, w.bar.s0, w.bar.e, w.bar.length, w.bar.noise,
-                         w.bar.politeness, w.bar.threshold, w.bar.bias, w.bar.cooldown})
+                         w.bar.politeness, w.bar.threshold, w.bar.bias, w.bar.cooldown, w.bar_factor, w.bar_wish})
                 std::memset(x, 0, size_t(m + 1) * sizeof(T));
         for (int64_t t = call.steps - 1; t >= 0; --t) {
             receive(t);
@@ -58,6 +58,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         add(call.bar_next_lateral, after.lateral);
         add(call.bar_next_heading, after.heading);
         add(call.bar_next_cooldown, after.cooldown);
+        add(call.bar_next_passed, after.passed);
     }
 
     // The state after step t is the one before the next.
@@ -73,6 +74,14 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         if (call.next_heading) copy(call.next_heading, c.heading);
         const int64_t *lane = task.part(call.next_lane, t, task.vehicles);
         for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(lane[i]);
+        if (task.branched) {
+            const int64_t *index = task.part(call.next_route_index, t, task.vehicles);
+            for (int64_t i = 0; i < n; ++i) c.route_index[i] = int32_t(index[i]);
+            for (int64_t q = 0; q < task.worlds * setup.signals; ++q) {
+                w.phase[q] = int32_t(task.part(call.next_phase, t, setup.signals)[q]);
+                w.phase_time[q] = task.part(static_cast<const T *>(call.next_phase_time), t, setup.signals)[q];
+            }
+        }
         if (!call.next_active) return;
         const uint8_t *active = task.part(call.next_active, t, task.vehicles);
         for (int64_t i = 0; i < n; ++i) c.active[i] = active[i];
@@ -87,8 +96,9 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         copy(after.lateral, call.bar_lateral);
         copy(after.heading, call.bar_heading);
         copy(after.cooldown, call.bar_cooldown);
+        copy(after.passed, call.bar_passed);
         if (!PARAMETERS) return;
-        if (setup.has_limits) bound_speeds();
+        if (!task.branched) bound_speeds();
         const int64_t *driver = call.driver + task.first * task.vehicles;
         const auto give = [&](Parameter name, const T *values) {
             T *target = static_cast<T *>(call.bar_value[name]);
@@ -97,7 +107,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             for (int64_t i = 0; i < n; ++i)
                 target[(task.first + w.world[i]) * rows + (rows > 1 ? driver[i] : 0)] += values[i];
         };
-        give(DESIRED_SPEED, w.bar.v0);
+        give(DESIRED_SPEED, w.bar_wish);
         give(TIME_HEADWAY, w.bar.th);
         give(MAX_ACCELERATION, w.bar.a);
         give(COMFORTABLE_DECELERATION, w.bar.b);
@@ -109,24 +119,57 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         give(THRESHOLD, w.bar.threshold);
         give(RIGHT_BIAS, w.bar.bias);
         give(CHANGE_COOLDOWN, w.bar.cooldown);
-        if (setup.has_limits) give(SPEED_FACTOR, w.bar_gap);
+        give(SPEED_FACTOR, w.bar_factor);
     }
 
-    // Where the speed limit binds, the desired speed's cotangent belongs to the speed factor.
+    // Where the one speed limit of a road that only goes on binds, the desired speed's cotangent is the speed factor's.
     void bound_speeds() {
-        const int64_t *driver = call.driver + task.first * task.vehicles;
-        const T limit = T(setup.speed_limit);
         for (int64_t i = 0; i < n; ++i) {
-            const int64_t k = w.world[i];
-            const bool binds = limit * task.value(SPEED_FACTOR, k, driver[i]) < task.value(DESIRED_SPEED, k, driver[i]);
-            w.bar_gap[i] = binds ? limit * w.bar.v0[i] : T(0);
-            if (binds) w.bar.v0[i] = T(0);
+            const T limit = setup.has_limits ? task.limit(w.world[i], 0) : INFINITE<T>;
+            if (setup.has_limits && limit * w.factor[i] < w.wish_speed[i])
+                w.bar_factor[i] = limit * w.bar.v0[i];
+            else
+                w.bar_wish[i] = w.bar.v0[i];
+        }
+    }
+
+    // Hands a desired speed's cotangent on to what bounds it.
+    void spend(int64_t i, T bar, uint8_t from, int32_t lane, T distance) {
+        if (from == BY_WISH) {
+            w.bar_wish[i] += bar;
+            return;
+        }
+        const int64_t k = w.world[i];
+        const T limit = task.limit(k, lane);
+        T bar_limit = bar;  // of the limit times the factor
+        if (from == BY_LOWER_LIMIT) {
+            const T there = limit * w.factor[i], square = there * there + T(2) * w.drivers.b[i] * distance;
+            const T bar_square = bar / (T(2) * std::sqrt(square));
+            bar_limit = T(2) * there * bar_square;
+            w.bar.b[i] += T(2) * distance * bar_square;
+            if (distance > T(0)) before.position[i] -= T(2) * w.drivers.b[i] * bar_square;
+        }
+        w.bar_factor[i] += bar_limit * limit;
+        if (call.bar_speed_limit)
+            static_cast<T *>(call.bar_speed_limit)[(task.first + k) * setup.lanes + lane] += bar_limit * w.factor[i];
+    }
+
+    void spend_all(const RoadTrace<T> &road) {
+        for (int64_t i = 0; i < n; ++i) {
+            const T bar = w.bar.v0[i];
+            w.bar.v0[i] = T(0);
+            if (bar == T(0)) continue;
+            const int32_t here = w.cars.lane[i] < 0 ? 0 : w.cars.lane[i];
+            spend(i, bar, road.from[i], road.from[i] == BY_LOWER_LIMIT ? road.slow[i] : here, road.slow_distance[i]);
         }
     }
 
     void step(int64_t t, const T *time, const Trace<T> &trace) {
         const Around<T> &around = trace.around;
+        const RoadTrace<T> &road = trace.road;
+        const bool routes = task.branched && setup.changes_lanes && setup.max_lanes > 1;
         forward.see();
+        if (task.branched) std::memcpy(w.drivers.v0, road.speed, size_t(n) * sizeof(T));
         forward.follow(around);
         Lanes<T, FOUR, PAPER> lanes(task, around);
         const T *following = w.following;
@@ -134,17 +177,174 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         if (call.bar_request)
             std::memset(task.part(static_cast<T *>(call.bar_request), t, setup.controlled), 0,
                         size_t(task.worlds * setup.controlled) * sizeof(T));
-        if (task.soft) lanes.decide(t, time, false);
+        if (task.soft) {
+            if (task.branched) {
+                const Driving<T, FOUR, PAPER> driving(task, around, road);
+                for (int64_t k = 0; k < task.worlds; ++k) {
+                    const Ways<T> ways(task, k);
+                    for (int64_t i = k * task.vehicles; i < (k + 1) * task.vehicles; ++i) w.ahead.row[i] = ways.plan_row(i);
+                }
+                driving.limit_speeds_beside();
+                forward.spread_exists(road.exists);
+                if (routes) driving.need();
+            } else {
+                task.look_beside();
+            }
+            lanes.decide(t, time, false);
+        }
         if (sigmoid) {
             lanes.relax();
             following = w.relaxed;
         }
+        if (task.branched) {
+            if (setup.signals && setup.signal_mode == STRAIGHT_THROUGH) pull_passing(t, trace);
+            else std::memcpy(before.passed, after.passed, size_t(m) * sizeof(T));
+            std::memcpy(w.restrained, road.value, size_t(n) * sizeof(T));
+            following = w.restrained;
+        }
         pull_motion(t, following, trace);
+        if (task.branched) pull_restraint(time, road, sigmoid ? w.relaxed : w.following);
         if (task.soft) {
             pull_membership(t, lanes);
             pull_choice(t, lanes, sigmoid);
         }
         pull_following(around);
+        if (!task.branched) return;
+        spend_all(road);
+        if (setup.signals && setup.signal_mode == STRAIGHT_THROUGH)  // speeds were looked at without what was carried
+            for (int64_t i = 0; i < n; ++i)
+                before.passed[i] -= (free_speed(i, w.cars.lane[i]) - w.cars.speed[i]) * before.speed[i];
+    }
+
+    T free_speed(int64_t i, int32_t lane) const {
+        const T limit = task.limit(w.world[i], lane < 0 ? 0 : lane) * w.factor[i];
+        return limit < w.wish_speed[i] ? limit : w.wish_speed[i];
+    }
+
+    // What waiting at a red carries: see carry_passing() in trafficgrad/signal_gradients.py.
+    void pull_passing(int64_t t, const Trace<T> &trace) {
+        const RoadTrace<T> &road = trace.road;
+        const int64_t *lane = task.part(call.next_lane, t, task.vehicles);
+        const T *speed = task.part(static_cast<const T *>(call.next_speed), t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) {
+            const T carried = after.passed[i] + (free_speed(i, int32_t(lane[i])) - speed[i]) * after.speed[i];
+            const bool waits = road.gate[i] & WAITS;
+            const T place = w.drivers.length[i] + w.drivers.s0[i];
+            before.passed[i] = waits ? carried : place * after.position[i];
+            w.bar_late[i] = w.bar_line[i] = T(0);
+            if (!waits || !(road.gate[i] & TURNS_RED) || road.gate[i] & METERS) continue;
+            const T v = w.cars.speed[i], distance = road.gate_distance[i];
+            const Driver<T> d = w.drivers.of(i);
+            const T free = idm<T, FOUR, PAPER>(v, INFINITE<T>, T(0), d);
+            const T stopping = idm<T, FOUR, PAPER>(v, distance, v, d);
+            const T density = pass_density(distance, v, free, stopping);
+            w.bar_late[i] = density * carried;
+            w.bar_line[i] = -density * carried / std::max(v, T(1));
+        }
+    }
+
+    T pass_density(T distance, T speed, T free, T stopping) const {
+        const T headway = T(setup.headway);
+        const T share = std::max(free - stopping, T(0)) / std::max(free + T(setup.stop_deceleration), T(0.1));
+        const T missed_by = distance * (T(1) - std::sqrt(share)) / std::max(speed, T(1));
+        return std::exp(-std::max(missed_by, T(0)) / headway) / headway;
+    }
+
+    // From what drivers come to in the end down to what their leaders ask of them, and to what else bound them.
+    void pull_restraint(const T *time, const RoadTrace<T> &road, const T *following) {
+        const T step = dt;
+        const bool carries = setup.signals && setup.signal_mode == STRAIGHT_THROUGH;
+        for (int64_t i = 0; i < n; ++i) {
+            const T bar = w.bar_following[i];
+            T bar_free = bar, bar_stopping = T(0), bar_late = carries ? w.bar_late[i] : T(0);
+            if (carries) before.position[i] -= w.bar_line[i];
+            const T v = w.cars.speed[i];
+            if (road.gate[i] & (TURNS_RED | TURNS_GREEN)) {
+                const T free = road.bound[i] == BY_LEADER ? following[i] : bound_value(i, road);
+                const T stopping = idm<T, FOUR, PAPER>(v, road.stop_distance[i], v, w.drivers.of(i));
+                const bool red = road.gate[i] & TURNS_RED, brakes = stopping < free;
+                const T braked = brakes ? stopping : free, fresh = red ? braked : free, old = red ? free : braked;
+                bar_late += bar * (old - fresh) / step;
+                T bar_fresh = bar, bar_old = T(0);
+                if (setup.signal_mode == SIGMOID) {
+                    const int64_t at = w.world[i] * setup.signals + road.signal[i];
+                    const T late = task.late(w.world[i], road.signal[i], time[w.world[i]], w.phase[at], w.phase_time[at]);
+                    bar_old = (late / step + T(1)) * bar;
+                    bar_fresh = bar - bar_old;
+                }
+                const T bar_braked = red ? bar_fresh : bar_old;
+                bar_free = red ? bar_old : bar_fresh;
+                (brakes ? bar_stopping : bar_free) += bar_braked;
+            } else if (road.gate[i] & GATE_BINDS) {
+                bar_free = T(0);
+                bar_stopping = bar;
+            }
+            if (bar_late != T(0)) pull_late(i, road.signal[i], bar_late, time);
+            if (bar_stopping != T(0)) {
+                const T bar_gap = pull_wall(bar_stopping, i, road.stop_distance[i]);
+                if (road.gate[i] & GATE_ENTERS) w.bar.s0[i] += bar_gap;
+            }
+            pull_bound(i, bar_free, road);
+        }
+    }
+
+    T bound_value(int64_t i, const RoadTrace<T> &road) const {
+        const T v = w.cars.speed[i];
+        switch (road.bound[i]) {
+        case BY_COMFORT: return -w.drivers.b[i];
+        case BY_NOTHING: return T(-2);
+        case BY_WALL: return idm<T, FOUR, PAPER>(v, road.gap[i], v, w.drivers.of(i));
+        default: {
+            const T gap = road.bound[i] == BY_ZIP && road.gap[i] < T(0.5) ? T(0.5) : road.gap[i];
+            return idm<T, FOUR, PAPER>(v, gap, v - w.cars.speed[road.leader[i]], w.drivers.of(i));
+        }
+        }
+    }
+
+    void pull_bound(int64_t i, T bar, const RoadTrace<T> &road) {
+        const uint8_t bound = road.bound[i];
+        w.bar_following[i] = bound == BY_LEADER ? bar : T(0);
+        if (bound == BY_LEADER || bar == T(0) || bound == BY_NOTHING) return;
+        if (bound == BY_COMFORT) {
+            w.bar.b[i] -= bar;
+        } else if (bound == BY_WALL) {
+            pull_wall(bar, i, road.gap[i]);
+        } else {
+            const int32_t leader = road.leader[i];
+            const bool clipped = bound == BY_ZIP && road.gap[i] < T(0.5);
+            const T gap = clipped ? T(0.5) : road.gap[i], v = w.cars.speed[i];
+            const Pull<T> p = pull_idm<T, FOUR, PAPER, true>(bar, v, gap, v - w.cars.speed[leader], w.drivers.of(i));
+            before.speed[i] += p.v + p.closing;
+            before.speed[leader] -= p.closing;
+            if (!clipped) {
+                before.position[leader] += p.gap;
+                before.position[i] -= p.gap;
+                if (bound == BY_ROOM) w.bar.length[leader] -= p.gap;
+            }
+            add_parameters(p, i);
+        }
+    }
+
+    // Braking for a place ahead; returns the distance's cotangent.
+    T pull_wall(T bar, int64_t i, T distance) {
+        const T v = w.cars.speed[i];
+        const Pull<T> p = pull_idm<T, FOUR, PAPER, true>(bar, v, distance, v, w.drivers.of(i));
+        before.speed[i] += p.v + p.closing;
+        before.position[i] -= p.gap;
+        add_parameters(p, i);
+        return p.gap;
+    }
+
+    // From the time of a signal's change to its programme.
+    void pull_late(int64_t i, int32_t signal, T bar, const T *time) {
+        if (signal < 0 || setup.signal_kind[signal] != 0) return;
+        const int64_t k = w.world[i], at = k * setup.signals + signal;
+        T cycles = T(0);
+        task.late(k, signal, time[k], w.phase[at], w.phase_time[at], &cycles);
+        if (call.bar_offset) static_cast<T *>(call.bar_offset)[(task.first + k) * setup.signals + signal] += bar;
+        if (!call.bar_durations) return;
+        T *durations = static_cast<T *>(call.bar_durations) + ((task.first + k) * setup.signals + signal) * setup.phases;
+        for (int64_t p = 0; p < setup.phases; ++p) durations[p] += bar * (cycles + T(p < w.phase[at]));
     }
 
     // Change of lane, motion, stop rule, bounds, noise, action: down to what car following asked for.
@@ -175,6 +375,9 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             });
         const T *__restrict v = w.cars.speed;
         const int32_t *__restrict active = w.cars.active;
+        if (task.branched)
+            for (int64_t i = 0; i < n; ++i)
+                if (trace.changed[i] & STUCK) after.position[i] = T(0);  // it stands at the lane's end, whatever it drove
         const T *__restrict to_position = after.position, *__restrict to_speed = after.speed;
         T *__restrict bar_v = before.speed, *__restrict bar_x = before.position;
         T *__restrict bar_a = w.bar_acceleration, *__restrict bar_carried = w.bar_carried;
@@ -194,12 +397,12 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         for (int64_t i = 0; i < m; ++i) before.lateral[i] = decay * after.lateral[i];
         for (int64_t i = 0; i < m; ++i) before.heading[i] = after.heading[i];
         for (int64_t i = 0; i < m; ++i) {
-            const bool runs = w.cars.cooldown[i] - dt > crumb && !trace.changed[i];
+            const bool runs = w.cars.cooldown[i] - dt > crumb && !(trace.changed[i] & CHANGED_LANE);
             before.cooldown[i] = runs ? after.cooldown[i] : T(0);
         }
         if (PARAMETERS && setup.changes_lanes)
             for (int64_t i = 0; i < m; ++i)
-                if (trace.changed[i] && !(w.row[i] >= 0 && setup.control[w.row[i]] == LANE))
+                if (trace.changed[i] & CHANGED_LANE && !(w.row[i] >= 0 && setup.control[w.row[i]] == LANE))
                     w.bar.cooldown[i] += after.cooldown[i];
         pull_steering(t);
         // Below: bar_acceleration becomes that of the value before bounds and noise, bar_following takes its share.
@@ -272,6 +475,26 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         if (leader >= 0) w.bar.length[leader] -= p.gap;
     }
 
+    // The same in the lane beside, where another speed limit may hold.
+    void pull_beside(T bar, int64_t i, int k, int32_t leader, T gap, T closing, const Driver<T> &there) {
+        Pull<T> p = pull_idm<T, FOUR, PAPER, true>(bar, w.cars.speed[i], gap, closing, there);
+        before.speed[i] += p.v;
+        if (leader >= 0) {
+            before.speed[i] += p.closing;
+            before.speed[leader] -= p.closing;
+            before.position[leader] += p.gap;
+            before.position[i] -= p.gap;
+            w.bar.length[leader] -= p.gap;
+        }
+        if (setup.has_limits) {
+            const int32_t lane = (k ? setup.left : setup.right)[w.cars.lane[i]], at = lane < 0 ? 0 : lane;
+            const bool binds = task.limit(w.world[i], at) * w.factor[i] < w.wish_speed[i];
+            spend(i, p.v0, binds ? BY_LIMIT : BY_WISH, at, T(0));
+            p.v0 = T(0);
+        }
+        add_parameters(p, i);
+    }
+
     void add_parameters(const Pull<T> &p, int64_t i) {
         w.bar.v0[i] += p.v0;
         w.bar.th[i] += p.th;
@@ -284,7 +507,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
     // Being in a lane: what a vehicle's lateral place does to it and to the followers in all lanes.
     STAGE void pull_membership(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
         const Around<T> &around = lanes.around;
-        if (setup.everybody) pull_bound(t, lanes);
+        if (setup.everybody) pull_drivers(t, lanes);
         lanes.for_chosen([&](int64_t i) {
             if (setup.everybody && !is_steered(i)) return;
             const auto m = lanes.membership(i, t);
@@ -300,7 +523,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
     bool is_steered(int64_t i) const { return w.row[i] >= 0 && setup.control[w.row[i]] == STEERED; }
 
     // The same for all who are bound to lanes, in loops: Lanes::membership() with its parts in arrays.
-    void pull_bound(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
+    void pull_drivers(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
         const Around<T> &around = lanes.around;
         T *__restrict cap = w.bar_gap, *__restrict low = w.bar_closing, *__restrict loud = w.open;
         T *__restrict present = w.acceleration, *__restrict sum = w.moved;
@@ -331,11 +554,11 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         const T *__restrict following = w.following, *__restrict without = w.without;
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) present[i] = done(following[i], speed[i], cap[i], low[i]);
-        const int32_t *__restrict active = w.cars.active, *__restrict here = w.present, *__restrict lane = w.cars.lane;
+        const int32_t *__restrict active = w.cars.active, *__restrict lane = w.cars.lane;
         T *__restrict slope[2] = {w.best, w.change_gap};
         for (int64_t i = 0; i < m; ++i) {
-            const int32_t at = here[i] ? lane[i] : 0;
-            const bool right = here[i] && setup.right[at] >= 0, left = here[i] && setup.left[at] >= 0;
+            const int32_t at = lane[i] < 0 ? 0 : lane[i];
+            const bool right = w.exists[0][i], left = w.exists[1][i];
             const T share = (right && left ? T(0.5) : T(1)) / task.width[at];
             slope[0][i] = right && active[i] ? -share : T(0);
             slope[1][i] = left && active[i] ? share : T(0);
@@ -405,7 +628,8 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
                 const int side = k ? LEFT : RIGHT;
                 const int32_t l = around.leader[side][i];
                 const T closing = l >= 0 ? w.cars.speed[i] - w.cars.speed[l] : T(0);
-                pull(there[k], i, l, around.gap[side][i], closing);
+                if (task.branched) pull_beside(there[k], i, k, l, around.gap[side][i], closing, lanes.beside(k, i));
+                else pull(there[k], i, l, around.gap[side][i], closing);
             }
         });
     }

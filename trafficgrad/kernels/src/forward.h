@@ -1,5 +1,6 @@
 // One step of a group of worlds, in the order of trafficgrad/simulator.py.
 #pragma once
+#include "driving.h"
 #include "lanes.h"
 
 namespace TG_VARIANT {
@@ -45,6 +46,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             if (call.saved) keep_in_saved(trace, t);
             step(t, trace);
             for (int64_t k = 0; k < count; ++k) w.time[k] = next_time(w.time[k], dt);
+            if (setup.signals) Lights<T>(task).advance(t);
             store(t);
         }
     }
@@ -65,7 +67,27 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             const int64_t lane = call.lane[from + i], driver = call.driver[from + i];
             if (lane < -1 || lane >= setup.lanes) return refuse(BAD_LANE, i / task.vehicles, i % task.vehicles);
             if (driver < 0 || driver >= rows) return refuse(BAD_DRIVER, i / task.vehicles, i % task.vehicles);
+            if (!task.branched) continue;
+            const int64_t previous = call.previous[from + i], right = call.right_of_way[from + i];
+            if (previous < -1 || previous >= setup.lanes)
+                return refuse(BAD_PREVIOUS, i / task.vehicles, i % task.vehicles);
+            if (right < -1 || right >= setup.lanes)
+                return refuse(BAD_RIGHT_OF_WAY, i / task.vehicles, i % task.vehicles);
+            const int64_t route = call.route[from + i], index = call.route_index[from + i];
+            if (route < -1 || route >= setup.routes) return refuse(BAD_ROUTE, i / task.vehicles, i % task.vehicles);
+            if (route >= 0 && (index < 0 || index >= setup.route_start[route + 1] - setup.route_start[route]))
+                return refuse(BAD_ROUTE_INDEX, i / task.vehicles, i % task.vehicles);
         }
+        for (int64_t s = 0; s < task.worlds * setup.signals; ++s) {
+            const int64_t phase = call.phase[task.first * setup.signals + s];
+            if (phase < 0 || phase >= setup.phases) return refuse(BAD_PHASE, s / setup.signals, s % setup.signals);
+        }
+        if (call.signal_request)
+            for (int64_t t = 0; t < call.steps; ++t) {
+                const T *request = task.part(static_cast<const T *>(call.signal_request), t, setup.signals);
+                for (int64_t s = 0; s < task.worlds * setup.signals; ++s)
+                    if (!std::isfinite(request[s])) return refuse(BAD_SIGNAL, s / setup.signals, s % setup.signals);
+            }
         const std::pair<const void *, Failure> given[] = {
             {call.acceleration, BAD_ACCELERATION}, {call.request, BAD_REQUEST}, {call.steering, BAD_STEERING}};
         for (const auto &[array, failure] : given) {
@@ -90,13 +112,13 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         const int64_t side_by_side = group_size(task.vehicles), groups = (call.worlds + side_by_side - 1) / side_by_side;
         Trace<T> trace;
         Pieces count{nullptr};
-        trace.reserve(side_by_side * task.vehicles, task.soft, count);
+        trace.reserve(side_by_side * task.vehicles, task.soft, task.branched, count);
         return static_cast<char *>(call.saved) + (t * groups + task.first / side_by_side) * count.used;
     }
 
     void keep_in_saved(Trace<T> &trace, int64_t t) const {
         Pieces pieces{saved(t)};
-        trace.reserve(group_size(task.vehicles) * task.vehicles, task.soft, pieces);
+        trace.reserve(group_size(task.vehicles) * task.vehicles, task.soft, task.branched, pieces);
     }
 
     STAGE void load() {
@@ -113,6 +135,15 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(call.lane[from + i]);
         for (int64_t i = 0; i < n; ++i) c.previous[i] = int32_t(call.previous[from + i]);
         for (int64_t i = 0; i < n; ++i) c.active[i] = call.active[from + i];
+        if (!task.branched) return;
+        copy(call.passed, c.passed);
+        for (int64_t i = 0; i < n; ++i) c.route[i] = int32_t(call.route[from + i]);
+        for (int64_t i = 0; i < n; ++i) c.route_index[i] = int32_t(call.route_index[from + i]);
+        for (int64_t i = 0; i < n; ++i) c.right_of_way[i] = int32_t(call.right_of_way[from + i]);
+        const int64_t signals = task.worlds * setup.signals, signal = task.first * setup.signals;
+        for (int64_t s = 0; s < signals; ++s) w.phase[s] = int32_t(call.phase[signal + s]);
+        for (int64_t s = 0; s < signals; ++s)
+            w.phase_time[s] = static_cast<const T *>(call.phase_time)[signal + s];
     }
 
     STAGE void store(int64_t t) {
@@ -135,22 +166,55 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         }
         std::memcpy(task.part(static_cast<T *>(call.next_time), t, 1), w.time, size_t(task.worlds) * sizeof(T));
         if (call.next_left) std::memcpy(task.part(call.next_left, t, 1), w.left, size_t(task.worlds) * sizeof(int64_t));
+        if (!task.branched) return;
+        copy(c.passed, call.next_passed);
+        int64_t *index = task.part(call.next_route_index, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) index[i] = c.route_index[i];
+        int64_t *right = task.part(call.next_right_of_way, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) right[i] = c.right_of_way[i];
+        if (!setup.signals) return;
+        int64_t *phase = task.part(call.next_phase, t, setup.signals);
+        T *phase_time = task.part(static_cast<T *>(call.next_phase_time), t, setup.signals);
+        for (int64_t s = 0; s < task.worlds * setup.signals; ++s) phase[s] = w.phase[s];
+        for (int64_t s = 0; s < task.worlds * setup.signals; ++s) phase_time[s] = w.phase_time[s];
     }
 
     void step(int64_t t, Trace<T> &trace) {
         if (t == 0 || !setup.closed || task.steered) see();
-        const Wanted wanted = Lanes<T, FOUR, PAPER>::wanted(task, w.time);
-        for (int64_t k = 0; k < task.worlds; ++k) {
-            const int64_t base = k * task.vehicles;
-            find_around(
-                setup, task.vehicles, int32_t(base), w.cars.position + base, w.drivers.length + base,
-                w.cars.lane + base, w.present + base, call.order + (task.first + k) * task.vehicles, wanted, w.search,
-                trace.around);
+        const Driving<T, FOUR, PAPER> driving(task, trace.around, trace.road);
+        if (task.branched) {
+            for (int64_t k = 0; k < task.worlds; ++k) {
+                find_around_on_ways(
+                    task, k, call.order + (task.first + k) * task.vehicles, task.lanes, trace.around, w.alone);
+                if (call.coming && t == 0) tell_who_comes(k);
+            }
+            clear(trace.around, n, m, {task.lanes, task.lanes, task.lanes});
+            driving.limit_speeds();
+        } else {
+            const Wanted wanted = Lanes<T, FOUR, PAPER>::wanted(task, w.time);
+            for (int64_t k = 0; k < task.worlds; ++k) {
+                const int64_t base = k * task.vehicles;
+                find_around(
+                    setup, task.vehicles, int32_t(base), w.cars.position + base, w.drivers.length + base,
+                    w.cars.lane + base, w.present + base, call.order + (task.first + k) * task.vehicles, wanted,
+                    w.search, trace.around);
+            }
+            clear(trace.around, n, m, wanted);
         }
-        clear(trace.around, n, m, wanted);
         follow(trace.around);
         Lanes<T, FOUR, PAPER> lanes(task, trace.around);
-        if (task.lanes) lanes.decide(t, w.time, true);
+        const bool routes = task.branched && setup.changes_lanes && setup.max_lanes > 1;
+        if (task.lanes) {
+            if (task.branched) {
+                driving.permit();
+                driving.limit_speeds_beside();
+                spread_exists(trace.road.exists);
+                if (routes) driving.need();
+            } else {
+                task.look_beside();
+            }
+            lanes.decide(t, w.time, true);
+        }
         const T *following = w.following;
         const bool sigmoid = task.soft && setup.mode == SIGMOID;
         if (sigmoid) {
@@ -158,10 +222,70 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             following = w.relaxed;
             lanes.carry(t);
         }
+        if (task.branched) {
+            for (int64_t k = 0; k < task.worlds; ++k)
+                Junctions<T, FOUR, PAPER>(task, trace.around, k, w.passage, w.passage_work).decide();
+            driving.restrain(following, w.restrained, w.passage, routes);
+            following = w.restrained;
+            if (setup.signals) Lights<T>(task).see();
+        }
         accelerate(t, following);
         move(t, sigmoid ? w.carried : nullptr);
-        cross();
+        std::memset(trace.changed, 0, size_t(m));
+        if (task.branched) cross_junctions(trace);
+        else cross();
         change(trace);
+    }
+
+    void spread_exists(const uint8_t *bits) {
+        for (int k = 0; k < 2; ++k) {
+            for (int64_t i = 0; i < n; ++i) w.exists[k][i] = bits[i] >> k & 1;
+            for (int64_t i = n; i < m; ++i) w.exists[k][i] = 0;
+        }
+    }
+
+    void tell_who_comes(int64_t k) {
+        const int64_t at = (task.first + k) * setup.lanes;
+        for (int64_t a = 0; a < setup.lanes; ++a) {
+            const int32_t who = w.sight.coming[a];
+            call.coming[at + a] = who < 0 ? -1 : who - k * task.vehicles;
+            static_cast<T *>(call.coming_distance)[at + a] = w.sight.coming_distance[a];
+        }
+    }
+
+    // Go on to the lanes that follow along the route; who has none left leaves the road, unless others of its edge lead on.
+    void cross_junctions(Trace<T> &trace) {
+        Cars<T> &c = w.cars;
+        for (int64_t k = 0; k < task.worlds; ++k) {
+            const Ways<T> ways(task, k);
+            for (int64_t i = k * task.vehicles; i < (k + 1) * task.vehicles; ++i) {
+                c.right_of_way[i] = w.passage.right_of_way[i];
+                if (!w.present[i]) continue;
+                int32_t row = w.ahead.row[i];
+                for (int64_t hop = 0; hop < setup.crossings; ++hop) {
+                    const int32_t here = c.lane[i];
+                    const T length = task.length[here];
+                    if (!(c.position[i] >= length)) break;
+                    const int32_t after = ways.lane_after(here, row);
+                    if (after < 0) {
+                        if (!setup.ends[row] && !setup.is_junction[here]) {
+                            c.position[i] = length;  // a lane that ends beside others is left by changing lanes alone
+                            trace.changed[i] |= STUCK;
+                            break;
+                        }
+                        c.active[i] = 0;
+                        ++w.left[k];
+                        break;
+                    }
+                    c.position[i] -= length;
+                    c.previous[i] = here;
+                    c.lane[i] = after;
+                    row = ways.row_after(after, row, c.route[i]);
+                }
+                if (c.route[i] >= 0) c.route_index[i] = row - setup.route_start[c.route[i]];
+            }
+        }
+        reverse_over_starts();
     }
 
     STAGE void see() {
@@ -275,6 +399,11 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
                 c.lane[i] = after;
             }
         }
+        reverse_over_starts();
+    }
+
+    void reverse_over_starts() {
+        Cars<T> &c = w.cars;
         if (!task.steered) return;
         task.for_controlled([&](int64_t, int64_t r, int64_t i) {  // they may reverse over the start of an edge
             if (setup.control[r] != STEERED || c.lane[i] < 0 || !(c.position[i] < T(0))) return;
@@ -299,7 +428,6 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
     STAGE void change(Trace<T> &trace) {
         Cars<T> &c = w.cars;
         const Around<T> &around = trace.around;
-        std::memset(trace.changed, 0, size_t(m));
         if (setup.max_lanes > 1 && task.lanes) {
             for (int64_t i = 0; i < n; ++i) {
                 if (!w.wish[i]) continue;
@@ -312,7 +440,12 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
                 const T smallest = w.change_gap[i];
                 if (target < 0 || !c.active[i] || !(front >= smallest) || !(rear >= smallest)) continue;
                 c.lane[i] = target;
-                trace.changed[i] = 1;
+                trace.changed[i] |= CHANGED_LANE;
+                if (task.branched && c.previous[i] >= 0) {
+                    // A rear that is still on the edge before goes there too, where the lane beside leads to the new one.
+                    const int32_t aside = (w.wish[i] > 0 ? setup.left : setup.right)[c.previous[i]];
+                    if (aside >= 0 && setup.successor[aside] == target) c.previous[i] = aside;
+                }
                 const int32_t row = w.row[i];
                 c.cooldown[i] = row >= 0 && setup.control[row] == LANE ? T(setup.choice_cooldown)
                                 : setup.changes_lanes                ? w.drivers.cooldown[i]

@@ -89,8 +89,10 @@ int64_t trafficgrad_use(const char *name) {
     return 0;
 }
 
-int64_t trafficgrad_saved_bytes(int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes) {
-    return variant().saved_bytes(worlds, vehicles, soft != 0, real_bytes == 8);
+int64_t trafficgrad_saved_bytes(
+    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes
+) {
+    return variant().saved_bytes(*setup, worlds, vehicles, soft != 0, real_bytes == 8);
 }
 
 void trafficgrad_forward_float(const Setup *setup, const Call *call) { run(*setup, *call, false, false); }

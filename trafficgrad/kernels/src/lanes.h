@@ -23,11 +23,14 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const T *__restrict gap = around.gap[side], *__restrict follower_gap = around.follower_gap[side];
         const T *__restrict speed = w.cars.speed;
         const Drivers<T> d = w.drivers;
+        const T *__restrict wished = w.beside[k];
         T *__restrict there = w.there[k], *__restrict with = w.with[k];
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
             const int32_t l = leader[i] >= 0 ? leader[i] : int32_t(i);
-            there[i] = idm<T, FOUR, PAPER>(speed[i], gap[i], speed[i] - speed[l], d.of(i));
+            Driver<T> own = d.of(i);
+            own.v0 = wished[i];
+            there[i] = idm<T, FOUR, PAPER>(speed[i], gap[i], speed[i] - speed[l], own);
         }
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
@@ -76,7 +79,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
     STAGE void judge(int k) const {
         const Setup &setup = task.setup;
         const int side = k ? LEFT : RIGHT;
-        const int32_t *__restrict beside = k ? setup.left : setup.right;
+        const int32_t *__restrict exists = w.exists[k];
         const T *__restrict gap = around.gap[side], *__restrict follower_gap = around.follower_gap[side];
         const T *__restrict there = w.there[k], *__restrict with = w.with[k], *__restrict following = w.following;
         const Drivers<T> d = w.drivers;
@@ -92,7 +95,32 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         for (int64_t i = 0; i < m; ++i) {
             const bool roomy = (gap[i] >= d.gap[i]) & (follower_gap[i] >= d.gap[i]) & (with[i] >= -d.safe[i]);
             const bool free = w.present[i] && cooldown[i] <= T(0) && w.row[i] < 0;
-            if (!(roomy && free && beside[w.cars.lane[i]] >= 0)) worth[i] = -INFINITE<T>;
+            if (!(roomy && free && exists[i])) worth[i] = -INFINITE<T>;
+        }
+    }
+
+    // Feasibility and incentive with what the route asks for. A lane that must be left soon is left more readily: without
+    // a cool-down, and with harder braking. A lane that must be left sooner than the present one is not entered.
+    void judge_with_route(int k) const {
+        const int side = k ? LEFT : RIGHT;
+        const T *gap = around.gap[side], *follower_gap = around.follower_gap[side];
+        const Drivers<T> &d = w.drivers;
+        const T sign = T(side - 1);
+        for (int64_t i = 0; i < n; ++i) {
+            const T gain = w.need.cost[OWN][i] - w.need.cost[side][i];
+            T &worth = w.worth[k][i];
+            if (!(gain > T(0))) {
+                worth = gain == T(0) ? worth + gain : -INFINITE<T>;
+                continue;
+            }
+            const T hardest = -(d.safe[i] + T(2) * w.need.urgency[i]);
+            const bool roomy = gap[i] >= d.gap[i] && follower_gap[i] >= d.gap[i];
+            const bool bearable = w.with[k][i] >= hardest && w.there[k][i] >= hardest;
+            const bool free = w.present[i] && w.row[i] < 0;
+            T value = w.there[k][i] - w.following[i] - d.threshold[i];
+            if (task.setup.is_polite) value += d.politeness[i] * others(k, i);
+            if (task.setup.is_biased) value -= sign * d.bias[i];
+            worth = w.exists[k][i] && roomy && bearable && free ? value + gain : -INFINITE<T>;
         }
     }
 
@@ -145,10 +173,12 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
             }
             if (all || setup.is_polite) evaluate_without();
             for (int k = 0; k < 2; ++k) {
-                if (sides.side[k])
-                    judge(k);
-                else
+                if (!sides.side[k]) {
                     nobody_goes(k, 0, m);
+                    continue;
+                }
+                judge(k);
+                if (task.branched) judge_with_route(k);
             }
             if (sides.mixed)
                 for (int64_t k = 0; k < task.worlds; ++k)
@@ -166,6 +196,13 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         if (choose) one_per_gap();
     }
 
+    // A driver as it would be in the lane beside.
+    Driver<T> beside(int k, int64_t i) const {
+        Driver<T> own = w.drivers.of(i);
+        own.v0 = w.beside[k][i];
+        return own;
+    }
+
     void evaluate_one(int64_t i, const bool known[2]) const {
         const T *speed = w.cars.speed;
         for (int k = 0; k < 2; ++k) {
@@ -173,7 +210,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
             const int side = k ? LEFT : RIGHT;
             const int32_t l = around.leader[side][i], f = around.follower[side][i];
             const T closing = l >= 0 ? speed[i] - speed[l] : T(0);
-            w.there[k][i] = idm<T, FOUR, PAPER>(speed[i], around.gap[side][i], closing, w.drivers.of(i));
+            w.there[k][i] = idm<T, FOUR, PAPER>(speed[i], around.gap[side][i], closing, beside(k, i));
             w.with[k][i] = f < 0 ? T(0)
                                  : idm<T, FOUR, PAPER>(
                                        speed[f], around.follower_gap[side][i], speed[f] - speed[i], w.drivers.of(f));
@@ -211,7 +248,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const Setup &setup = task.setup;
         const int side = k ? LEFT : RIGHT;
         const T smallest = T(setup.choice_min_gap);
-        return task.beside(k, i) && w.cars.cooldown[i] <= T(0) && around.gap[side][i] >= smallest &&
+        return w.exists[k][i] && w.cars.active[i] && w.cars.cooldown[i] <= T(0) && around.gap[side][i] >= smallest &&
                around.follower_gap[side][i] >= smallest && w.with[k][i] >= -T(setup.choice_safe) &&
                w.there[k][i] >= -T(setup.choice_own);
     }
@@ -293,7 +330,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const int32_t leader = around.leader[left ? LEFT : RIGHT][i];
         if (leader >= 0) return leader;
         const int32_t target = (left ? task.setup.left : task.setup.right)[w.cars.lane[i]];
-        return n + w.world[i] * task.setup.chains + task.setup.chain[target < 0 ? 0 : target];
+        return n + int64_t(w.world[i]) * task.setup.chains + task.setup.chain[target < 0 ? 0 : target];
     }
 
     // ------------------------------------------------------------------ being in a lane
@@ -330,7 +367,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const Setup &setup = task.setup;
         Membership m;
         const T width = task.width[w.cars.lane[i] < 0 ? 0 : w.cars.lane[i]];
-        const bool right = task.beside(0, i), left = task.beside(1, i), active = w.cars.active[i];
+        const bool right = w.exists[0][i], left = w.exists[1][i], active = w.cars.active[i];
         const bool steered = w.row[i] >= 0 && setup.control[w.row[i]] == STEERED;
         if (steered) {
             const T h = T(setup.transition_width), y = w.cars.lateral[i];

@@ -18,16 +18,18 @@ int64_t working_bytes(const Setup &setup, const Call &call, bool backward, bool 
     return real64 ? working_bytes_of<double>(setup, call, backward) : working_bytes_of<float>(setup, call, backward);
 }
 
-template <class T> int64_t saved_bytes_of(int64_t worlds, int64_t vehicles, bool soft) {
+template <class T> int64_t saved_bytes_of(bool branched, int64_t worlds, int64_t vehicles, bool soft) {
     const int64_t side_by_side = group_size(vehicles);
     Trace<T> trace;
     Pieces count{nullptr};
-    trace.reserve(side_by_side * vehicles, soft, count);
+    trace.reserve(side_by_side * vehicles, soft, branched, count);
     return (worlds + side_by_side - 1) / side_by_side * count.used;
 }
 
-int64_t saved_bytes(int64_t worlds, int64_t vehicles, bool soft, bool real64) {
-    return real64 ? saved_bytes_of<double>(worlds, vehicles, soft) : saved_bytes_of<float>(worlds, vehicles, soft);
+int64_t saved_bytes(const Setup &setup, int64_t worlds, int64_t vehicles, bool soft, bool real64) {
+    const bool branched = setup.branched != 0;
+    return real64 ? saved_bytes_of<double>(branched, worlds, vehicles, soft)
+                  : saved_bytes_of<float>(branched, worlds, vehicles, soft);
 }
 
 template <class Stage, class T> void over(Task<T> &task, int64_t first, int64_t last) {
@@ -39,7 +41,7 @@ template <class Stage, class T> void over(Task<T> &task, int64_t first, int64_t 
 template <class T, bool FOUR, bool PAPER>
 void run_as(Task<T> &task, bool backward, int64_t first, int64_t last) {
     if (!backward) return over<Forward<T, FOUR, PAPER>>(task, first, last);
-    bool parameters = false;
+    bool parameters = task.branched;  // desired speeds there depend on places, through the limits ahead
     for (const void *bar : task.call.bar_value) parameters |= bar != nullptr;
     if (parameters)
         over<Backward<T, FOUR, PAPER, true>>(task, first, last);

@@ -4,6 +4,7 @@
 #include "abi.h"
 #include "idm.h"
 #include "memory.h"
+#include "records.h"
 #include "roads.h"
 
 namespace TG_VARIANT {
@@ -13,26 +14,39 @@ namespace {
 template <class T> struct Cars {
     T *position, *speed, *lateral, *heading, *cooldown;  // [N]
     int32_t *lane, *previous, *active;                   // [N]
+    // where roads meet and part
+    int32_t *route, *route_index, *right_of_way;
+    T *passed;
 
-    void reserve(int64_t n, Pieces &pieces) {
+    void reserve(int64_t n, bool branched, Pieces &pieces) {
         position = pieces.take<T>(n);
         speed = pieces.take<T>(n);
         lateral = pieces.take<T>(n);
         heading = pieces.take<T>(n);
         cooldown = pieces.take<T>(n);
+        if (branched) {
+            route = pieces.take<int32_t>(n);
+            route_index = pieces.take<int32_t>(n);
+            right_of_way = pieces.take<int32_t>(n);
+            passed = pieces.take<T>(n);
+        }
         lane = pieces.take<int32_t>(n);
         previous = pieces.take<int32_t>(n);
         active = pieces.take<int32_t>(n);
     }
 };
 
+enum Event : uint8_t { CHANGED_LANE = 1, STUCK = 2 };
+
 // What a step leaves for the way back: who is around whom, and who changed lane.
 template <class T> struct Trace {
     Around<T> around;
-    uint8_t *changed;
+    uint8_t *changed;  // CHANGED_LANE, STUCK at a lane's end
+    RoadTrace<T> road;
 
     // `sides`: of the lanes beside too; only gradients through lane choices need them.
-    void reserve(int64_t n, bool sides, Pieces &pieces) {
+    void reserve(int64_t n, bool sides, bool branched, Pieces &pieces) {
+        if (branched) road.reserve(n, pieces);
         changed = pieces.take<uint8_t>(n);
         around.leader[OWN] = pieces.take<int32_t>(n);
         around.gap[OWN] = pieces.take<T>(n);
@@ -53,9 +67,10 @@ template <class T> struct Trace {
 
 // Cotangents of a world's state, and of the parameters of its slots. One place more than slots, for "nobody".
 template <class T> struct Bars {
-    T *position, *speed, *lateral, *heading, *cooldown;
+    T *position, *speed, *lateral, *heading, *cooldown, *passed;
 
     void reserve(int64_t n, Pieces &pieces) {
+        passed = pieces.take<T>(n + 1);
         position = pieces.take<T>(n + 1);
         speed = pieces.take<T>(n + 1);
         lateral = pieces.take<T>(n + 1);
@@ -93,17 +108,35 @@ template <class T> struct World {
     int32_t *world;        // [N] of the group
     T *time;               // [worlds]
     int64_t *left;         // [worlds]
+    int32_t *exists[2];    // [N] the lane to the right, to the left may be entered
+    T *beside[2];          // [N] desired speed there
+    // where roads meet and part
+    AheadOf<T> ahead;
+    LaneSight<T> sight;
+    RouteNeed<T> need;
+    Passage<T> passage;
+    PassageWork<T> passage_work;
+    T *factor, *wish_speed;          // [N] of speed limits; desired without any
+    T *restrained, *stopping, *free; // [N] with all that junctions ask; what the next gate asks; what all else does
+    uint8_t *wants_room;             // [N]
+    uint8_t *alone;                  // [vehicles]
+    int32_t *phase;                  // [worlds * signals]
+    T *phase_time;
+    uint8_t *wanted;
     // on the way back
+    T *bar_factor, *bar_wish;  // of factor and wish_speed
+    T *bar_late, *bar_line;    // of the time of a signal's change, of the distance to its line
     Bars<T> bars[2];
     T *bar_following, *bar_acceleration, *bar_carried, *bar_gap, *bar_closing, *open;
 
     void reserve(const Setup &setup, int64_t n, int64_t worlds, bool sides, bool backward, Pieces &p) {
-        cars.reserve(n, p);
+        const bool branched = setup.branched != 0;
+        cars.reserve(n, branched, p);
         for (T **x : {&drivers.v0, &drivers.th, &drivers.a, &drivers.b, &drivers.q, &drivers.s0, &drivers.e,
                       &drivers.length, &drivers.noise, &drivers.politeness, &drivers.threshold, &drivers.safe,
                       &drivers.bias, &drivers.cooldown, &drivers.gap})
             *x = p.take<T>(n);
-        trace.reserve(n, true, p);
+        trace.reserve(n, true, branched, p);
         search.reserve(setup, n, p);
         present = p.take<int32_t>(n);
         row = p.take<int32_t>(n);
@@ -119,7 +152,32 @@ template <class T> struct World {
         world = p.take<int32_t>(n);
         time = p.take<T>(worlds);
         left = p.take<int64_t>(worlds);
+        if (sides)
+            for (int k = 0; k < 2; ++k) exists[k] = p.take<int32_t>(n);
+        factor = p.take<T>(n);
+        wish_speed = p.take<T>(n);
+        if (branched) {
+            if (sides)
+                for (int k = 0; k < 2; ++k) beside[k] = p.take<T>(n);
+            ahead.reserve(n, p);
+            sight.reserve(setup.lanes, p);
+            need.reserve(n, p);
+            passage.reserve(n, p);
+            passage_work.reserve(n / worlds, setup.lanes, p);
+            for (T **x : {&restrained, &stopping, &free}) *x = p.take<T>(n);
+            wants_room = p.take<uint8_t>(n);
+            alone = p.take<uint8_t>(n);
+            phase = p.take<int32_t>(worlds * setup.signals);
+            phase_time = p.take<T>(worlds * setup.signals);
+            wanted = p.take<uint8_t>(worlds * setup.signals);
+        } else {
+            beside[0] = beside[1] = drivers.v0;
+        }
         if (!backward) return;
+        if (branched)
+            for (T **x : {&bar_late, &bar_line}) *x = p.take<T>(n);
+        bar_factor = p.take<T>(whole_lines<T>(n) + 1);
+        bar_wish = p.take<T>(whole_lines<T>(n) + 1);
         bars[0].reserve(whole_lines<T>(n), p);
         bars[1].reserve(whole_lines<T>(n), p);
         for (T **x : {&bar_following, &bar_acceleration, &bar_carried, &bar_gap, &bar_closing, &open})
@@ -147,12 +205,12 @@ template <class T> struct Task {
     bool lanes;              // somebody may change lane
     bool asks;               // controlled vehicles ask for lanes
     bool soft;               // lane choices carry gradients
-    bool steered;
+    bool steered, branched;
     const T *length, *width;
 
     Task(const Setup &setup, const Call &call, World<T> &world)
         : setup(setup), call(call), world(world), vehicles(call.vehicles), first(0), worlds(0), n(0), m(0),
-          steered(false), length(static_cast<const T *>(setup.length)), width(static_cast<const T *>(setup.width)) {
+          steered(false), branched(setup.branched != 0), length(static_cast<const T *>(setup.length)), width(static_cast<const T *>(setup.width)) {
         bool lane_rows = false;
         for (int64_t c = 0; c < setup.controlled; ++c) {
             lane_rows |= setup.control[c] == LANE;
@@ -179,6 +237,11 @@ template <class T> struct Task {
         for (int64_t i = n; i < m; ++i) {
             cars.position[i] = cars.speed[i] = cars.lateral[i] = cars.heading[i] = cars.cooldown[i] = T(0);
             cars.lane[i] = cars.previous[i] = -1;
+            if (branched) {
+                cars.route[i] = cars.right_of_way[i] = -1;
+                cars.route_index[i] = 0;
+                cars.passed[i] = world.restrained[i] = T(0);
+            }
             cars.active[i] = world.present[i] = 0;
             world.wish[i] = 0;
             for (T *x : {world.following, world.relaxed, world.acceleration, world.carried, world.moved, world.best,
@@ -250,18 +313,52 @@ template <class T> struct Task {
         }
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) d.q[i] = T(2) * std::sqrt(d.a[i] * d.b[i]);
-        if (setup.has_limits) {
-            const T limit = T(setup.speed_limit);
+        std::memcpy(world.wish_speed, d.v0, size_t(m) * sizeof(T));
+        look_up(SPEED_FACTOR, world.factor);
+        if (setup.has_limits && !branched)  // the same limit everywhere
             for (int64_t i = 0; i < n; ++i) {
-                const T bound = limit * value(SPEED_FACTOR, world.world[i], driver[i]);
+                const T bound = limit(world.world[i], 0) * world.factor[i];
                 if (bound < d.v0[i]) d.v0[i] = bound;
             }
-        }
     }
 
-    // Whether the lane to the right (k = 0) or left (k = 1) may be entered.
-    bool beside(int k, int64_t i) const {
-        return world.present[i] && (k ? setup.left : setup.right)[world.cars.lane[i]] >= 0;
+    T limit(int64_t k, int32_t lane) const {
+        return static_cast<const T *>(setup.speed_limit)[(first + k) * setup.limit_stride + lane];
+    }
+    const T *durations(int64_t k) const {
+        return static_cast<const T *>(setup.durations) + (first + k) * setup.durations_stride;
+    }
+    const T *offset(int64_t k) const {
+        return static_cast<const T *>(setup.offset) + (first + k) * setup.offset_stride;
+    }
+
+    // When a signal's present phase began, less the time now: by its programme where it runs by the clock.
+    // `cycles` is how many of them have passed since its offset.
+    T late(int64_t k, int64_t signal, T time, int32_t phase, T elapsed, T *cycles = nullptr) const {
+        const T began = time - elapsed;
+        if (setup.signal_kind[signal] != 0) return began - time;
+        const T *each = durations(k) + signal * setup.phases;
+        T cycle = T(0), begins = T(0);
+        for (int64_t p = 0; p < setup.phases; ++p) {
+            if (p == phase) begins = cycle;
+            cycle += each[p];
+        }
+        const T number = std::nearbyint((began - offset(k)[signal] - begins) / cycle);
+        if (cycles) *cycles = number;
+        return offset(k)[signal] + number * cycle + begins - time;
+    }
+
+    // Which lanes beside may be entered, where that is known from the road alone.
+    void look_beside() {
+        for (int k = 0; k < 2; ++k) {
+            const int32_t *__restrict beside = k ? setup.left : setup.right, *__restrict lane = world.cars.lane;
+            const int32_t *__restrict present = world.present;
+            int32_t *__restrict exists = world.exists[k];
+            for (int64_t i = 0; i < m; ++i) {
+                const int32_t there = beside[lane[i] < 0 ? 0 : lane[i]];
+                exists[i] = present[i] && there >= 0;
+            }
+        }
     }
 };
 
