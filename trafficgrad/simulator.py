@@ -23,7 +23,7 @@ from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_b
 from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.gradients import LaneGradient, SignalGradient
-from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fused, plan_for
+from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fused, plan_for, sight
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
@@ -105,6 +105,9 @@ class Simulator:
 
     def neighbors(self, state: TrafficState) -> Neighbors:
         """Leaders, followers, gaps and closing speeds of every vehicle in its own, right and left lane."""
+        plan = plan_for(self, state)
+        if plan is not None:
+            return sight.neighbors(plan, state)
         braking = look_up(self.car_following.comfortable_deceleration, state.driver)
         length = look_up(self.fleet.length, state.driver)
         return measure(state, find_neighbors(state, self.network, length, braking), length)

@@ -158,7 +158,7 @@ class _Run:
         plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS))
         plan.keep_order(order)
         if failed[0]:
-            _refuse(*failed)
+            refuse(*failed)
         return made
 
     def backward(self, bars: tuple[Tensor | None, ...]) -> list[Tensor | None]:
@@ -185,7 +185,7 @@ class _Run:
         )
         plan.backward(plan.address, values)
         if failed[0]:
-            _refuse(*failed)
+            refuse(*failed)
         result: list[Tensor | None] = []
         for name in self.names:
             bar, parameter = found[name], plan.tensors.get(name)
@@ -259,7 +259,8 @@ def _plain(x: Tensor, plan: Plan) -> Tensor:
     return (x if x.dtype == plan.dtype else x.to(plan.dtype)).contiguous()
 
 
-def _refuse(failure: int, world: int, place: int) -> None:
+def refuse(failure: int, world: int, place: int) -> None:
+    """Say what the kernel has refused."""
     if failure == 1:
         raise MemoryError("the fused kernel has no memory for its work: simulate fewer worlds at once")
     raise TrafficGradError(_FAILURES[failure].format(world=world, place=place))

@@ -93,3 +93,13 @@ CALL = (
 )
 pack_call = struct.Struct(f"={len(CALL)}q").pack
 CALL_BYTES = 8 * len(CALL)
+
+# The members of a sight, in order; all are addresses, 0 = missing.
+SIGHT = (
+    *("leader", "follower", "gap", "follower_gap", "closing", "follower_closing"),
+    *("gate", "gate_distance", "end_distance", "slow", "slow_distance"),
+    *("bar_gap", "bar_follower_gap", "bar_closing", "bar_follower_closing"),
+    *("bar_gate_distance", "bar_end_distance", "bar_slow_distance", "bar_length"),
+)
+pack_sight = struct.Struct(f"={len(SIGHT)}q").pack
+SIGHT_BYTES = 8 * len(SIGHT)

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-from trafficgrad.kernels.layout import CALL_BYTES, PARAMETERS, Setup
+from trafficgrad.kernels.layout import CALL_BYTES, PARAMETERS, SIGHT_BYTES, Setup
 
 FOLDER = Path(__file__).parent
 _NAMES = ("libfused.so", "libfused.dylib", "libfused.dll")
@@ -33,10 +33,10 @@ def library() -> Library:
         return Library(None, "", f"the fused kernel was not built with this installation: {HOW}")
     try:
         functions = ctypes.CDLL(str(path))
-        sizes = (ctypes.c_int64 * 3)()
-        places = [ctypes.byref(sizes, 8 * i) for i in range(3)]
+        sizes = (ctypes.c_int64 * 4)()
+        places = [ctypes.byref(sizes, 8 * i) for i in range(4)]
         functions.trafficgrad_sizes(*places)
-        expected = (ctypes.sizeof(Setup), CALL_BYTES, len(PARAMETERS))
+        expected = (ctypes.sizeof(Setup), CALL_BYTES, SIGHT_BYTES, len(PARAMETERS))
         if tuple(sizes) != expected:
             return Library(None, "", f"{path.name} belongs to another version of trafficgrad: {HOW}")
         functions.trafficgrad_variant.restype = ctypes.c_char_p
@@ -47,8 +47,13 @@ def library() -> Library:
         functions.trafficgrad_saved_bytes.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
         for name in ("forward_float", "forward_double", "backward_float", "backward_double"):
             entry = getattr(functions, f"trafficgrad_{name}")
-            entry.restype = ctypes.c_int64
+            entry.restype = None
             entry.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        for kind in ("float", "double"):
+            look = getattr(functions, f"trafficgrad_look_{kind}")
+            look.restype, look.argtypes = None, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
+            look = getattr(functions, f"trafficgrad_look_back_{kind}")
+            look.restype, look.argtypes = None, [ctypes.c_char_p, ctypes.c_char_p]
     except (OSError, AttributeError) as error:
         return Library(None, "", f"the fused kernel {path.name} cannot be loaded ({error}): {HOW}")
     return Library(functions, variant, None)

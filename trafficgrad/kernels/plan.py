@@ -108,6 +108,8 @@ class Plan:
         kind = "float" if dtype == torch.float32 else "double"
         self.forward = getattr(functions, f"trafficgrad_forward_{kind}")
         self.backward = getattr(functions, f"trafficgrad_backward_{kind}")
+        self.look = getattr(functions, f"trafficgrad_look_{kind}")
+        self.look_back = getattr(functions, f"trafficgrad_look_back_{kind}")
         self._sizes: dict[tuple[int, int, bool], int] = {}
         self._saved_bytes = functions.trafficgrad_saved_bytes
         self.orders: dict[tuple[int, int], list[Tensor]] = {}

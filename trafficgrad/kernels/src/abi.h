@@ -112,13 +112,27 @@ struct Call {
     void *bar_value[PARAMETERS];
 };
 
+// Who surrounds whom, [B, N, 3], and what lies ahead, [B, N, 3 gates] and [B, N]; beside a call of one step. Its own
+// cotangents are added to: those of lengths [B, N], and the call's of positions and speeds.
+struct Sight {
+    int64_t *leader, *follower;
+    void *gap, *follower_gap, *closing, *follower_closing;
+    int64_t *gate;
+    void *gate_distance, *end_distance;
+    int64_t *slow;
+    void *slow_distance;
+    const void *bar_gap, *bar_follower_gap, *bar_closing, *bar_follower_closing;
+    const void *bar_gate_distance, *bar_end_distance, *bar_slow_distance;
+    void *bar_length;
+};
+
 #if defined(_WIN32)
 #define TRAFFICGRAD_EXPORT extern "C" __declspec(dllexport)
 #else
 #define TRAFFICGRAD_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *parameters);
+TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *sight, int64_t *parameters);
 TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
 TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
 TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(
@@ -127,3 +141,7 @@ TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call
 TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_backward_double(const Setup *setup, const Call *call);
+TRAFFICGRAD_EXPORT void trafficgrad_look_float(const Setup *setup, const Call *call, const Sight *sight);
+TRAFFICGRAD_EXPORT void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight);
+TRAFFICGRAD_EXPORT void trafficgrad_look_back_float(const Call *call, const Sight *sight);
+TRAFFICGRAD_EXPORT void trafficgrad_look_back_double(const Call *call, const Sight *sight);

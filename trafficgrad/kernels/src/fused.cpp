@@ -46,13 +46,13 @@ const Variant &variant() {
 // Vehicle-steps that are worth waking a thread for.
 constexpr int64_t WORTHWHILE = 4000;
 
-void run(const Setup &setup, const Call &call, bool backward, bool real64) {
-    const Variant &v = variant();
-    const int64_t bytes = v.working_bytes(setup, call, backward, real64);
-    const int64_t work = call.worlds * call.vehicles * call.steps;
+// Calls work(first, last, memory) for parts of the worlds, on several threads where that is worth it.
+template <class Work> void over_worlds(const Call &call, int64_t bytes, Work work) {
+    const int64_t amount = call.worlds * call.vehicles * call.steps;
+    const int64_t side_by_side = variant().group_size(call.vehicles);
+    const int64_t groups = (call.worlds + side_by_side - 1) / side_by_side;
     int64_t parts = call.threads;
-    if (parts > work / WORTHWHILE) parts = work / WORTHWHILE;
-    const int64_t side_by_side = v.group_size(call.vehicles), groups = (call.worlds + side_by_side - 1) / side_by_side;
+    if (parts > amount / WORTHWHILE) parts = amount / WORTHWHILE;
     if (parts > groups) parts = groups;
     if (parts < 1) parts = 1;
     share_out(parts, [&](int64_t part) {
@@ -63,14 +63,34 @@ void run(const Setup &setup, const Call &call, bool backward, bool real64) {
             return;
         }
         const int64_t first = groups * part / parts * side_by_side, end = groups * (part + 1) / parts * side_by_side;
-        const int64_t last = end < call.worlds ? end : call.worlds;
+        work(first, end < call.worlds ? end : call.worlds, memory);
+    });
+}
+
+void run(const Setup &setup, const Call &call, bool backward, bool real64) {
+    const Variant &v = variant();
+    over_worlds(call, v.working_bytes(setup, call, backward, real64), [&](int64_t first, int64_t last, char *memory) {
         (backward ? v.backward : v.forward)(setup, call, real64, first, last, memory);
+    });
+}
+
+void look(const Setup &setup, const Call &call, const Sight &sight, bool real64) {
+    const Variant &v = variant();
+    over_worlds(call, v.working_bytes(setup, call, false, real64), [&](int64_t first, int64_t last, char *memory) {
+        v.look(setup, call, sight, real64, first, last, memory);
+    });
+}
+
+void look_back(const Call &call, const Sight &sight, bool real64) {
+    over_worlds(call, 0, [&](int64_t first, int64_t last, char *) {
+        variant().look_back(call, sight, real64, first, last);
     });
 }
 
 }  // namespace
 
-void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *parameters) {
+void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *sight, int64_t *parameters) {
+    *sight = sizeof(Sight);
     *setup = sizeof(Setup);
     *call = sizeof(Call);
     *parameters = PARAMETERS;
@@ -99,3 +119,7 @@ void trafficgrad_forward_float(const Setup *setup, const Call *call) { run(*setu
 void trafficgrad_forward_double(const Setup *setup, const Call *call) { run(*setup, *call, false, true); }
 void trafficgrad_backward_float(const Setup *setup, const Call *call) { run(*setup, *call, true, false); }
 void trafficgrad_backward_double(const Setup *setup, const Call *call) { run(*setup, *call, true, true); }
+void trafficgrad_look_float(const Setup *setup, const Call *call, const Sight *sight) { look(*setup, *call, *sight, false); }
+void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight) { look(*setup, *call, *sight, true); }
+void trafficgrad_look_back_float(const Call *call, const Sight *sight) { look_back(*call, *sight, false); }
+void trafficgrad_look_back_double(const Call *call, const Sight *sight) { look_back(*call, *sight, true); }

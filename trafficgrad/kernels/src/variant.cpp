@@ -2,6 +2,7 @@
 #include "variant.h"
 
 #include "backward.h"
+#include "looking.h"
 
 namespace TG_VARIANT {
 namespace {
@@ -71,9 +72,31 @@ void backward(const Setup &setup, const Call &call, bool real64, int64_t first, 
     real64 ? run<double>(setup, call, true, first, last, memory) : run<float>(setup, call, true, first, last, memory);
 }
 
+template <class T>
+void look_as(const Setup &setup, const Call &call, const Sight &sight, int64_t first, int64_t last, char *memory) {
+    World<T> world;
+    Pieces pieces{memory};
+    const int64_t side_by_side = group_size(call.vehicles);
+    world.reserve(setup, side_by_side * call.vehicles, side_by_side, setup.max_lanes > 1, false, pieces);
+    Task<T> task(setup, call, world);
+    Looking<T> looking(task, sight);
+    for (int64_t b = first; b < last; b += side_by_side) looking.run(b, std::min(side_by_side, last - b));
+}
+
+void look(
+    const Setup &setup, const Call &call, const Sight &sight, bool real64, int64_t first, int64_t last, char *memory
+) {
+    real64 ? look_as<double>(setup, call, sight, first, last, memory)
+           : look_as<float>(setup, call, sight, first, last, memory);
+}
+
+void look_back(const Call &call, const Sight &sight, bool real64, int64_t first, int64_t last) {
+    real64 ? Looking<double>::pull(call, sight, first, last) : Looking<float>::pull(call, sight, first, last);
+}
+
 }  // namespace
 
 extern const Variant variant;
-const Variant variant{TG_VARIANT_NAME, group_size, working_bytes, saved_bytes, forward, backward};
+const Variant variant{TG_VARIANT_NAME, group_size, working_bytes, saved_bytes, look, look_back, forward, backward};
 
 }  // namespace TG_VARIANT
