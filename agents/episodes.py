@@ -80,9 +80,9 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
             [torch.randn(steps, env.scenario.total, generator=g, dtype=env.dtype) for g in generators], 1
         )
         action = controller(state) if controller is not None else None
-        state, transition, after = env.advance(state, action, noise.to(env.device))
+        state, transition, driven = env.advance(state, action, noise.to(env.device))
         if record:
-            states += after
+            states += [driven.state(t + 1) for t in range(driven.steps)]
         rows.append({**transition.terms, "reward": transition.reward})
         lived.append(alive)
         alive = alive & ~transition.terminated

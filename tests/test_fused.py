@@ -21,12 +21,14 @@ from torch import Tensor
 
 from trafficgrad import kernels, tree
 from trafficgrad.car_following import IDM
+from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient
 from trafficgrad.kernels import layout
 from trafficgrad.kernels.library import library
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network import ring
+from trafficgrad.scenario_config import load_scenario
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Fleet, TrafficState
 
@@ -286,6 +288,37 @@ def test_a_rollout_is_its_steps() -> None:
 
 
 @needs_kernel
+@pytest.mark.parametrize("name", ["ring_4lane", "ring_1lane", "pace_car_2lane", "figure_eight"])
+def test_decisions_are_those_of_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision's steps in one call, requests that are held until they are granted, and their gradients."""
+    scenario = load_scenario(name, ["simulation.warmup_steps=100", "pool_size=6", "lane_gradient.choices=all"])
+    env = TrafficEnv(scenario, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    begin = env.reset(6, generator)
+    columns = len(env.action_labels)
+    shape = (6, env.agents, columns) if env.agents else (6, columns)
+    plan = 1.2 * torch.randn(8, *shape, generator=generator, dtype=torch.float64)
+    noise = [env.sample_noise(6, generator) for _ in range(8)]
+    found, changes = {}, 0.0
+    for backend in ("reference", "fused"):
+        monkeypatch.setenv(kernels.VARIABLE, backend)
+        state, actions = begin, plan.clone().requires_grad_()
+        total, seen = torch.zeros((), dtype=torch.float64), []
+        for t in range(8):
+            state, transition = env.step(state, actions[t], noise[t])
+            total = total + transition.reward.sum() + 0.1 * transition.final_observation.square().mean()
+            seen += [transition.reward, transition.final_observation, transition.done.double()]
+            seen += list(transition.terms.values())
+            changes += float(transition.terms["lane_changes"].sum())
+        found[backend] = (seen, torch.autograd.grad(total, actions)[0])
+    for x, y in zip(found["reference"][0], found["fused"][0], strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-10, atol=1e-10)
+    x, y = found["reference"][1], found["fused"][1]
+    assert float((x - y).abs().max()) <= 1e-10 * float(x.abs().max())
+    assert changes > 0 or name != "ring_4lane"
+
+
+@needs_kernel
 def test_nothing_that_goes_in_changes() -> None:
     case, _ = with_leaves(random_case(5))
     kept = tree.tree_map(lambda x: x.detach().clone(), case.state)
@@ -366,7 +399,29 @@ def test_bad_input_gets_a_sentence() -> None:
 @pytest.fixture
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.delenv("TRAFFICGRAD_KERNEL", raising=False)
     yield monkeypatch
+
+
+@needs_kernel
+def test_surroundings_are_those_of_the_reference() -> None:
+    for seed in range(120):
+        case, leaves = with_leaves(random_case(seed))
+        found = []
+        for backend in ("reference", "fused"):
+            around = replace(case.simulator, backend=backend).neighbors(case.state)  # type: ignore[arg-type]
+            generator, loss = torch.Generator().manual_seed(seed), torch.zeros((), dtype=torch.float64)
+            for name in ("gap", "follower_gap", "closing_speed", "follower_closing_speed"):
+                x = getattr(around, name)
+                weight = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+                loss = loss + (torch.where(torch.isfinite(x), x, 0.0) * weight).sum()
+            wanted = [leaves["position"], leaves["speed"]]
+            wanted += [leaves["fleet.length"]] if "fleet.length" in leaves else []
+            slopes = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+            found.append([getattr(around, f.name) for f in fields(around)][:6] + list(slopes))
+        for x, y in zip(*found, strict=True):
+            assert x.dtype == y.dtype
+            torch.testing.assert_close(y, x, rtol=1e-12, atol=1e-12)
 
 
 @needs_kernel
@@ -412,6 +467,9 @@ def test_without_a_kernel_the_reference_runs_and_one_notice_says_so(
         (tmp_path / "libfused.so").write_bytes(b"no library")
         module.library.cache_clear()
         assert "cannot be loaded" in str(module.library().missing)
+        no_variable.setenv("TRAFFICGRAD_KERNEL", str(tmp_path / "nowhere.so"))
+        module.library.cache_clear()
+        assert "there is no such file" in str(module.library().missing)
     finally:
         module.library.cache_clear()
 

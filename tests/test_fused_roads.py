@@ -135,6 +135,26 @@ def test_values_along_a_run(name: str) -> None:
     drive(name)
 
 
+@every_case
+def test_surroundings_along_a_run(name: str) -> None:
+    simulator, states, *_ = drive(name)
+    for state in states:
+        start = replace(
+            state, position=state.position.clone().requires_grad_(), speed=state.speed.clone().requires_grad_()
+        )
+        found = []
+        for backend in ("reference", "fused"):
+            around = replace(simulator, backend=backend).neighbors(start)  # type: ignore[arg-type]
+            assert around.ahead is not None
+            parts = [getattr(around, f.name) for f in fields(around)][:6]
+            ahead = [getattr(around.ahead, f.name) for f in fields(around.ahead)]
+            finite = [torch.where(torch.isfinite(x), x, 0.0).sum() for x in (*parts[2:], ahead[1], ahead[2], ahead[4])]
+            slopes = torch.autograd.grad(sum(k * x for k, x in enumerate(finite, 1)), (start.position, start.speed))
+            found.append([*parts, *ahead, *slopes])
+        for k, (x, y) in enumerate(zip(*found, strict=True)):
+            torch.testing.assert_close(y, x, rtol=1e-12, atol=1e-11, msg=lambda m, k=k: f"{k}: {m}")
+
+
 def test_the_runs_reach_every_branch() -> None:
     total = Counter[str]()
     for name in CASES:

@@ -177,6 +177,9 @@ def test_who_comes_during_a_decision_does_not_take_the_action_of_who_left() -> N
         def __getattr__(self, name: str) -> object:
             return getattr(env_simulator, name)
 
+        def hold(self, *args: object) -> None:
+            """Step by step."""
+
         def step(self, *args: object) -> TrafficState:
             after = step(*args)  # type: ignore[arg-type]
             calls.append(args[1])
@@ -267,13 +270,15 @@ def test_failures_of_centres_mean_vehicles_of_the_same_road_and_bodies_may_touch
     around = env.simulator.neighbors(state)
 
     def tested(**settings: object) -> tuple[bool, bool]:
-        found = failures(state, around, env.simulator, FailureConfig(**settings))  # type: ignore[arg-type]
+        found = failures(state, metrics.overlaps(around).any(-1), env.simulator, FailureConfig(**settings))  # type: ignore[arg-type]
         return bool(found.failed), bool(found.collided)
 
     assert tested() == (False, False)
     assert tested(touching=True) == (True, True)
     apart = replace(state, position=torch.tensor([[middle[0], 0.0]]).double())
-    assert not bool(failures(apart, around, env.simulator, FailureConfig(touching=True)).failed)
+    assert not bool(
+        failures(apart, metrics.overlaps(around).any(-1), env.simulator, FailureConfig(touching=True)).failed
+    )
     crossing = env_of(GRID.replace("signals: switch", "signals: none").replace(
         "simulation:", "vehicles: {controlled: {count: 1}, human: {count: 1}}\nsimulation:"))  # fmt: skip
     roads = crossing.simulator.network
@@ -287,9 +292,9 @@ def test_failures_of_centres_mean_vehicles_of_the_same_road_and_bodies_may_touch
     other = crossing.simulator.signals.start(other)  # type: ignore[union-attr]
     seen = crossing.simulator.neighbors(other)
     config = FailureConfig(centre_distance=50.0, overtaken=True, farthest=20.0)
-    assert not bool(failures(other, seen, crossing.simulator, config).failed)
+    assert not bool(failures(other, metrics.overlaps(seen).any(-1), crossing.simulator, config).failed)
     same = replace(other, lane=torch.full_like(lane, lanes[0]))
-    assert bool(failures(same, seen, crossing.simulator, config).failed)
+    assert bool(failures(same, metrics.overlaps(seen).any(-1), crossing.simulator, config).failed)
 
 
 # ---------------------------------------------------------------------- signals

@@ -22,6 +22,8 @@ from trafficgrad.state import Neighbors, TrafficState
 
 WORLDS, VEHICLES = 25, 24
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 NETWORKS: dict[str, Callable[[], RoadNetwork]] = {
     "intersection": lambda: intersection(lanes=2, arm_length=120.0),
     "roundabout": lambda: roundabout(lanes=2, arm_length=60.0),

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trafficgrad import metrics
 from trafficgrad.bodies import touching
 from trafficgrad.car_following.base import look_up
 from trafficgrad.observations import offsets
 from trafficgrad.scenario_sections.task import FailureConfig
 from trafficgrad.simulator import Simulator
-from trafficgrad.state import Neighbors, TrafficState
+from trafficgrad.state import TrafficState
 
 
 class Failures(NamedTuple):
@@ -24,8 +23,8 @@ class Failures(NamedTuple):
 
 
 @torch.no_grad()
-def failures(state: TrafficState, around: Neighbors, simulator: Simulator, config: FailureConfig) -> Failures:
-    """Test every world of ``state``, whose neighbours are ``around``.
+def failures(state: TrafficState, overlapping: Tensor, simulator: Simulator, config: FailureConfig) -> Failures:
+    """Test every world of ``state``; in ``overlapping`` [B] bool somebody is within the vehicle ahead.
 
     Distances are those of the vehicles' centres along and across the road, sqrt(dx^2 + dy^2), with no regard to bodies
     or headings (Son et al. 2023); on a closed road dx is the short way round. They are those between vehicles of the
@@ -33,7 +32,7 @@ def failures(state: TrafficState, around: Neighbors, simulator: Simulator, confi
     """
     worlds = state.worlds
     none = torch.zeros(worlds, dtype=torch.bool, device=state.lane.device)
-    collided = metrics.overlaps(around).any(-1) if config.overlap else none
+    collided = overlapping if config.overlap else none
     if config.touching:
         collided = collided | _touched(state, simulator)
     failed = collided

@@ -1,6 +1,7 @@
-"""Reward terms: pure functions of (state, action, next state, its neighbours, simulator), weighted in YAML.
+"""Reward terms: pure functions of (state, action, next state, overlapping, simulator), weighted in YAML.
 
-A term returns [B] per simulator step; an environment step averages them over its simulator steps.
+In ``overlapping`` [B] bool somebody is within the vehicle ahead in the next state. A term returns [B] per simulator
+step; an environment step averages them over its simulator steps.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from trafficgrad.scenario_sections.task import (
     WaitingReward,
 )
 from trafficgrad.simulator import Simulator
-from trafficgrad.state import Action, Neighbors, TrafficState
+from trafficgrad.state import Action, TrafficState
 
-RewardFunction = Callable[[TrafficState, Action | None, TrafficState, Neighbors, Simulator], Tensor]
+RewardFunction = Callable[[TrafficState, Action | None, TrafficState, Tensor, Simulator], Tensor]
 
 
 def reward_terms(terms: Sequence[RewardTerm], human: Tensor) -> dict[str, tuple[float, RewardFunction]]:
@@ -37,25 +38,25 @@ def reward_terms(terms: Sequence[RewardTerm], human: Tensor) -> dict[str, tuple[
 def _function(term: RewardTerm, human: Tensor) -> RewardFunction:
     match term:
         case PaceReward():
-            return lambda state, action, after, around, simulator: _pace(after, human, term.target)
+            return lambda state, action, after, overlapping, simulator: _pace(after, human, term.target)
         case MeanSpeedReward():
-            return lambda state, action, after, around, simulator: metrics.mean_speed(after) / term.scale
+            return lambda state, action, after, overlapping, simulator: metrics.mean_speed(after) / term.scale
         case SpeedDeviationReward():
-            return lambda state, action, after, around, simulator: -metrics.speed_deviation(after) / term.scale
+            return lambda state, action, after, overlapping, simulator: -metrics.speed_deviation(after) / term.scale
         case AccelerationReward():
-            return lambda state, action, after, around, simulator: _effort(
+            return lambda state, action, after, overlapping, simulator: _effort(
                 state, action, simulator.fleet.slots, term.scale
             )
         case CollisionReward():
-            return lambda state, action, after, around, simulator: (
-                -metrics.overlaps(around).any(-1).to(after.speed.dtype)
-            )
+            return lambda state, action, after, overlapping, simulator: -overlapping.to(after.speed.dtype)
         case DelayReward():
-            return lambda state, action, after, around, simulator: -_delay(after, simulator)
+            return lambda state, action, after, overlapping, simulator: -_delay(after, simulator)
         case OutflowReward():
-            return lambda state, action, after, around, simulator: _outflow(state, after, simulator.dt) / term.scale
+            return lambda state, action, after, overlapping, simulator: (
+                _outflow(state, after, simulator.dt) / term.scale
+            )
         case WaitingReward():
-            return lambda state, action, after, around, simulator: -_waiting(after) / term.scale
+            return lambda state, action, after, overlapping, simulator: -_waiting(after) / term.scale
 
 
 def _pace(after: TrafficState, human: Tensor, target: float) -> Tensor:

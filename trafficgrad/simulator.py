@@ -221,6 +221,27 @@ class Simulator:
                 taken.append(action)
         return Trajectory.of(states, tree.stack(taken) if taken else None, self.dt)
 
+    def hold(
+        self, state: TrafficState, steps: int, action: Action | None, noise: Tensor | None = None
+    ) -> tuple[Trajectory, Tensor] | None:
+        """``steps`` steps with one action [B, C] in one call of the fused kernel; None where that does not run.
+
+        A lane request is dropped once it is granted; its gradient is that of the granting step, or the mean over the
+        steps where none granted it. Signals are asked in every step. Also returns whether somebody was within the
+        vehicle ahead before each step, [T, B] bool.
+
+        Raises:
+            TrafficGradError: wrong shape or a non-finite value of the action.
+        """
+        plan = None if self.demand is not None else plan_for(self, state)
+        if plan is None:
+            return None
+        if action is not None:
+            self._check_shapes(action, (state.worlds, len(self.fleet.slots)))
+            if action.signal is not None:
+                action = dataclasses.replace(action, signal=action.signal.expand(steps, *action.signal.shape))
+        return fused.hold(plan, state, steps, action, noise, self.dt)
+
     def sample_noise(self, state: TrafficState, generator: torch.Generator | None = None) -> Tensor | None:
         """Standard normal [B, N] for one step, or None where no vehicle has acceleration noise."""
         if not isinstance(self.fleet.acceleration_noise, Tensor) and self.fleet.acceleration_noise == 0.0:

@@ -13,12 +13,15 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+_RECORDS: dict[type, tuple[str, ...]] = {}  # registered records and their fields
+
+
 def register_record(cls: type[T]) -> type[T]:
     """Class decorator: make a frozen dataclass a pytree node whose children are its fields, in order.
 
     Rebuilding bypasses ``__post_init__``: the children come from a record that was checked when it was made.
     """
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = _RECORDS[cls] = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
     def flatten(record: Any) -> tuple[list[Any], None]:
         return [getattr(record, n) for n in names], None
@@ -34,12 +37,33 @@ def register_record(cls: type[T]) -> type[T]:
 
 
 def tree_map(function: Callable[..., Any], tree: T, *others: T) -> T:
-    """Apply ``function`` to every tensor of ``tree`` (and the tensors at the same places of ``others``)."""
+    """Apply ``function`` to every tensor of ``tree`` (and the tensors at the same places of ``others``).
 
-    def leaf(x: Any, *rest: Any) -> Any:
-        return function(x, *rest) if isinstance(x, Tensor) else x
-
-    return pytree.tree_map(leaf, tree, *others)
+    Like torch's pytree, and an order of magnitude faster for records, which a training maps over all the time.
+    Nodes are records, tuples, lists and dicts.
+    """
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    cls = type(tree)
+    names = _RECORDS.get(cls)
+    if names is not None:
+        record = object.__new__(cls)
+        fields, own = record.__dict__, tree.__dict__
+        for name in names:
+            child = own[name]
+            if isinstance(child, Tensor):
+                fields[name] = function(child, *[other.__dict__[name] for other in others])
+            elif child is None:
+                fields[name] = None
+            else:
+                fields[name] = tree_map(function, child, *[other.__dict__[name] for other in others])
+        return record
+    if isinstance(tree, dict):
+        return cls({key: tree_map(function, x, *[o[key] for o in others]) for key, x in tree.items()})  # type: ignore
+    if isinstance(tree, tuple | list):
+        mapped = [tree_map(function, *each) for each in zip(tree, *others, strict=True)]
+        return cls(*mapped) if hasattr(tree, "_fields") else cls(mapped)  # type: ignore[call-arg]
+    return tree
 
 
 def detach(tree: T) -> T:
@@ -54,12 +78,12 @@ def index(tree: T, rows: Any) -> T:
 
 def concatenate(trees: list[T]) -> T:
     """Join records along their first dimension (worlds)."""
-    return pytree.tree_map(lambda *xs: torch.cat(xs) if isinstance(xs[0], Tensor) else xs[0], *trees)
+    return tree_map(lambda *xs: torch.cat(xs), *trees)
 
 
 def stack(trees: list[T]) -> T:
     """Stack records along a new first dimension (time)."""
-    return pytree.tree_map(lambda *xs: torch.stack(xs) if isinstance(xs[0], Tensor) else xs[0], *trees)
+    return tree_map(lambda *xs: torch.stack(xs), *trees)
 
 
 def where(mask: Tensor, tree: T, other: T) -> T:

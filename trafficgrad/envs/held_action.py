@@ -71,6 +71,24 @@ class HeldAction:
         self._weights = first.new_full((steps, *first.shape), 1.0 / steps)
         self._step = 0
 
+    def constant(self) -> Action | None:
+        """The action if it is the same in all steps, but for requests that end when they are granted; else None.
+
+        Only on roads that nobody comes to or leaves.
+        """
+        control, second = self._control, self._second
+        if control.command == "heading_and_speed" or control.speed_limits is not None:
+            return None
+        acceleration = torch.where(
+            self._there, _clip(self._first * control.acceleration_scale, *control.acceleration), 0.0
+        )
+        if self._kind == "steered" and second is not None:
+            steering = torch.where(self._there, _clip(second * control.steering_scale, *control.steering), 0.0)
+            return Action(acceleration, None, steering, self._signal)
+        if self._kind != "lane" or second is None:
+            return Action(acceleration, signal=self._signal)
+        return Action(acceleration, torch.where(self._there, second, 0.0), signal=self._signal)
+
     def at(self, i: int, traffic: TrafficState) -> Action:
         """The action of simulator step ``i``, which begins with ``traffic``."""
         self._step = i

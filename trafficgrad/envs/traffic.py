@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -14,13 +16,14 @@ from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
 from trafficgrad.envs.held_action import SWITCH, HeldAction, Switches, action_labels, encode
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.failures import failures
+from trafficgrad.failures import Failures, failures
 from trafficgrad.observations import controlled_signals, observation_labels, observe
 from trafficgrad.randomness import mix
 from trafficgrad.rewards import reward_terms
 from trafficgrad.scenario_sections.task import PaceReward
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
+from trafficgrad.trajectory import Trajectory
 from trafficgrad.tree import register_record
 
 
@@ -53,6 +56,63 @@ class TrafficEnvState:
     def traffic(self) -> TrafficState:
         """The simulator's state."""
         return self.scene.traffic
+
+
+class Driven:
+    """The ``T`` simulator steps of a decision, before any reset."""
+
+    def __init__(
+        self,
+        states: list[TrafficState] | Trajectory,
+        actions: list[Action | None],
+        last: TrafficState,
+        overlapping: Tensor,
+        changes: Tensor,
+        around: Neighbors,
+        dt: float,
+    ) -> None:
+        """``states`` between the steps, T + 1; ``actions`` of each step, or one for all."""
+        self._states, self._actions, self._dt = states, actions, dt
+        self.last = last
+        self.overlapping = overlapping  # [T, B] bool, somebody is within the vehicle ahead after the step
+        self.changes = changes  # [B] lane changes, all together
+        self.around = around  # in the last state
+        self.steps = len(overlapping)
+
+    @cached_property
+    def whole(self) -> Trajectory:
+        """The states between all steps."""
+        states = self._states
+        return states if isinstance(states, Trajectory) else Trajectory.of(states, None, self._dt)
+
+    def state(self, t: int) -> TrafficState:
+        """The state after ``t`` steps."""
+        return self._states.state(t) if isinstance(self._states, Trajectory) else self._states[t]
+
+    def action_at(self, t: int) -> Action | None:
+        """What was done in step ``t``."""
+        return self._actions[t if len(self._actions) > 1 else 0]
+
+    @cached_property
+    def before(self) -> TrafficState:
+        """The states before all steps as T * B worlds."""
+        return self.state(0) if self.steps == 1 else _side_by_side(self.whole, slice(0, -1))
+
+    @cached_property
+    def after(self) -> TrafficState:
+        """The states after all steps as T * B worlds."""
+        return self.last if self.steps == 1 else _side_by_side(self.whole, slice(1, None))
+
+    @cached_property
+    def action(self) -> Action | None:
+        """What was done in all steps, [T * B, ...]."""
+        if self.steps == 1 or self._actions[0] is None:
+            return self._actions[0]
+        return tree.concatenate([self.action_at(t) for t in range(self.steps)])
+
+
+def _side_by_side(whole: Trajectory, times: slice) -> TrafficState:
+    return tree.tree_map(lambda x: x[times].flatten(0, 1), whole.states)
 
 
 class TrafficEnv(DifferentiableEnv):
@@ -106,6 +166,11 @@ class TrafficEnv(DifferentiableEnv):
         self.horizon = scenario.horizon
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
+        self._alike = not any(
+            isinstance(x, Tensor) and x.dim() == 2
+            for part in (self.simulator.car_following, self.simulator.fleet)
+            for x in vars(part).values()
+        )
         self._open = self.simulator.demand is not None or not self.simulator.network.is_closed
 
     # ------------------------------------------------------------------ interface
@@ -169,42 +234,83 @@ class TrafficEnv(DifferentiableEnv):
 
     def advance(
         self, env_state: TrafficEnvState, action: Tensor | None, noise: Tensor | None = None
-    ) -> tuple[TrafficEnvState, Transition, list[TrafficState]]:
-        """Like :meth:`step`; also returns the state after each simulator step (before any reset), for recording."""
-        state, around = env_state.scene.traffic, env_state.scene.neighbors
-        steps = self.scenario.simulation.decision_steps
-        plan = HeldAction(self.scenario, action, state, self.slots, self.switches) if action is not None else None
-        states, sums = [], dict.fromkeys(self._rewards, state.speed.new_zeros(state.worlds))
-        failed = collided = torch.zeros(state.worlds, dtype=torch.bool, device=self.device)
-        changes = state.speed.new_zeros(state.worlds)
-        for i in range(steps):
-            applied = plan.at(i, state) if plan is not None else None
-            after = self.simulator.step(state, applied, None if noise is None else noise[i], around)
-            around = self.simulator.neighbors(after)
-            changed = metrics.changed_lanes(state, after, self.simulator.network)
-            if plan is not None:
-                plan.granted(changed)
-            for name, (_, function) in self._rewards.items():
-                sums[name] = sums[name] + function(state, applied, after, around, self.simulator)
-            now = failures(after, around, self.simulator, self.scenario.failure)
-            collided, failed = collided | now.collided, failed | now.failed
-            changes = changes + changed.sum(-1)
-            state = after
-            states.append(state)
-        parts = {name: total / steps for name, total in sums.items()}
+    ) -> tuple[TrafficEnvState, Transition, Driven]:
+        """Like :meth:`step`; also returns what happened in all simulator steps, for recording."""
+        begin, steps = env_state.scene.traffic, self.scenario.simulation.decision_steps
+        plan = HeldAction(self.scenario, action, begin, self.slots, self.switches) if action is not None else None
+        driven = self._drive_at_once(begin, plan, noise)
+        if driven is None:
+            driven = self._drive_step_by_step(begin, env_state.scene.neighbors, plan, noise)
+        state, simulator = driven.last, self.simulator
+
+        def over_steps(function: Callable[[TrafficState, Action | None, TrafficState, Tensor], Tensor]) -> Tensor:
+            """What a function makes of every simulator step, [T, B, ...]; in one go where worlds have equal drivers."""
+            if self._alike:
+                found = function(driven.before, driven.action, driven.after, driven.overlapping.flatten())
+                return found.reshape(steps, -1, *found.shape[1:])
+            return torch.stack(
+                [
+                    function(driven.state(t), driven.action_at(t), driven.state(t + 1), driven.overlapping[t])
+                    for t in range(steps)
+                ]
+            )
+
+        parts = {
+            name: over_steps(lambda *step, function=function: function(*step, simulator)).mean(0)
+            for name, (_, function) in self._rewards.items()
+        }
+        ends = over_steps(lambda _, __, after, overlap: torch.stack(self._failures(after, overlap), -1)).any(0)
+        failed, collided = ends.unbind(-1)
         reward = state.speed.new_zeros(state.worlds)
         for name, (weight, _) in self._rewards.items():
             reward = reward + weight * parts[name]
         if self.scenario.failure.reward is not None:
             reward = torch.where(failed, self.scenario.failure.reward, reward)
         terms = {name: part.detach() for name, part in parts.items()}
-        terms |= self._measures(env_state.traffic, state, changes, collided)
-        scene = self._look(state, around)
+        terms |= self._measures(begin, state, driven.changes, collided)
+        scene = self._look(state, driven.around)
         elapsed = env_state.elapsed + 1
         transition_end = {"terminated": failed, "truncated": (elapsed >= self.horizon) & ~failed}
         transition = Transition(scene.observation, scene.observation, reward, **transition_end, terms=terms)
         after_reset = self._autoreset(dataclasses.replace(env_state, scene=scene, elapsed=elapsed), transition.done)
-        return after_reset, dataclasses.replace(transition, observation=after_reset.observation), states
+        return after_reset, dataclasses.replace(transition, observation=after_reset.observation), driven
+
+    def _failures(self, after: TrafficState, overlapping: Tensor) -> Failures:
+        return failures(after, overlapping, self.simulator, self.scenario.failure)
+
+    def _drive_at_once(self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None) -> Driven | None:
+        """All simulator steps of a decision in one call of the fused kernel; None where that cannot be."""
+        action = None if plan is None else plan.constant()
+        if (plan is not None and action is None) or self._open:
+            return None
+        record = self.simulator.hold(begin, self.scenario.simulation.decision_steps, action, noise)
+        if record is None:
+            return None
+        whole, overlapping = record
+        last = whole.state(-1)
+        around = self.simulator.neighbors(last)
+        overlapping = torch.cat([overlapping[1:], metrics.overlaps(around).any(-1)[None]])
+        changes = metrics.lane_changes(whole, self.simulator.network).to(self.dtype)
+        return Driven(whole, [action], last, overlapping, changes, around, self.simulator.dt)
+
+    def _drive_step_by_step(
+        self, begin: TrafficState, around: Neighbors, plan: HeldAction | None, noise: Tensor | None
+    ) -> Driven:
+        state, changes = begin, begin.speed.new_zeros(begin.worlds)
+        states, actions, overlapping = [begin], [], []
+        for i in range(self.scenario.simulation.decision_steps):
+            applied = plan.at(i, state) if plan is not None else None
+            after = self.simulator.step(state, applied, None if noise is None else noise[i], around)
+            around = self.simulator.neighbors(after)
+            changed = metrics.changed_lanes(state, after, self.simulator.network)
+            if plan is not None:
+                plan.granted(changed)
+            changes = changes + changed.sum(-1)
+            states.append(after)
+            actions.append(applied)
+            overlapping.append(metrics.overlaps(around).any(-1))
+            state = after
+        return Driven(states, actions, state, torch.stack(overlapping), changes, around, self.simulator.dt)
 
     def encode(self, action: Action, traffic: TrafficState) -> Tensor:
         """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""

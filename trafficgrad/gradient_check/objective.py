@@ -17,6 +17,7 @@ from trafficgrad.gradient_check.windows import Windows
 from trafficgrad.gradients import SignalGradient
 from trafficgrad.observations import observe
 from trafficgrad.state import TrafficState
+from trafficgrad.trajectory import Trajectory
 from trafficgrad.tree import register_record
 
 _MIX = 6364136223846793005  # Knuth's multiplier; odd, so that a product modulo 2^64 loses nothing
@@ -76,11 +77,11 @@ class WindowObjective:
         total, weight, returns = fine.new_zeros(len(rows)), 1.0, []
         for t in range(self.horizons[-1]):
             action = self.windows.driver.act(state, self.windows.eps[t, rows], self.parameters.offset(fine, t))
-            state, transition, inner = env.advance(state, action, self.windows.noise[t][:, rows])
+            state, transition, driven = env.advance(state, action, self.windows.noise[t][:, rows])
             total = total + weight * torch.where(alive, transition.reward, 0.0)
             weight *= self.discount
             changed = changed | (alive & (transition.terms["lane_changes"] > 0))
-            history = torch.where(alive, _fingerprint(history, inner, state, transition.terminated), history)
+            history = torch.where(alive, _fingerprint(history, driven.whole, state, transition.terminated), history)
             failed = failed | (alive & transition.terminated)
             alive = alive & ~transition.done
             if t + 1 in self.horizons:
@@ -97,12 +98,10 @@ def _begin(env: TrafficEnv, start: TrafficState) -> TrafficEnvState:
 
 
 @torch.no_grad()
-def _fingerprint(history: Tensor, inner: list[TrafficState], state: TrafficEnvState, ended: Tensor) -> Tensor:
+def _fingerprint(history: Tensor, inner: Trajectory, state: TrafficEnvState, ended: Tensor) -> Tensor:
     """``history`` [S] with the lanes of every simulator step, the leaders at the end and the end itself mixed in."""
     leader = state.scene.neighbors.leader[..., 1]
-    facts = torch.cat(
-        [*(step.lane for step in inner), torch.where(ended[:, None], -2, leader), ended[:, None].long()], -1
-    )
+    facts = torch.cat([*inner.lane[1:], torch.where(ended[:, None], -2, leader), ended[:, None].long()], -1)
     place = torch.arange(1, facts.shape[-1] + 1, device=facts.device)
     weights = (place * _MIX + 1442695040888963407) | 1
     mixed = ((facts + 3) * weights).sum(-1)

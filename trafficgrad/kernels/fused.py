@@ -43,7 +43,13 @@ class _Run:
     """One call of the kernel: what goes in, and what comes out beside the tensors that carry gradients."""
 
     def __init__(
-        self, plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None, steps: int | None
+        self,
+        plan: Plan,
+        state: TrafficState,
+        action: Action | None,
+        noise: Tensor | None,
+        steps: int | None,
+        held: bool = False,
     ) -> None:
         self.plan = plan
         self.steps = 1 if steps is None else steps
@@ -71,6 +77,12 @@ class _Run:
         self.saved: Tensor | None = None
         self.plain: dict[str, Tensor] = {}  # fields after that carry no gradient
         self.coming: tuple[Tensor, Tensor] | None = None
+        self.held = held
+        self.granted = self.overlaps = None
+        if held and action is not None:
+            self.granted = torch.empty(self.acceleration.shape, dtype=torch.int64)  # type: ignore[union-attr]
+        if held:
+            self.overlaps = torch.empty((self.steps, len(self.position)), dtype=torch.bool)
 
     def differentiable(self) -> list[Tensor]:
         """What requires a gradient, as ``names`` call it."""
@@ -152,6 +164,8 @@ class _Run:
             *(self.place(plain.get("left"), worlds * 8), self.place(plain.get("route_index"), cells * 8)),
             *(self.place(plain.get("right_of_way"), cells * 8), carried.get("passed", 0)),
             *(self.place(plain.get("phase"), each * 8), self.place(plain.get("phase_time"), each * real)),
+            *(self.granted is not None, 0 if self.granted is None else self.granted.data_ptr()),
+            0 if self.overlaps is None else self.overlaps.data_ptr(),
             *((0, 0) if self.coming is None else (x.data_ptr() for x in self.coming)),
             0 if self.saved is None else -(-self.saved.data_ptr() // 64) * 64,
         ]
@@ -253,6 +267,21 @@ def rollout(
     fields = {name: x.expand(steps + 1, *x.shape) for name, x in vars(state).items()}
     fields |= _changed(_Run(plan, state, actions, noise, steps))
     return Trajectory(**fields, actions=actions, dt=dt)
+
+
+def hold(
+    plan: Plan, state: TrafficState, steps: int, action: Action | None, noise: Tensor | None, dt: float
+) -> tuple[Trajectory, Tensor]:
+    """Like :func:`rollout`, with one action [B, C] for all steps.
+
+    A lane request is dropped once it is granted; its gradient is that of the granting step, or the mean over the steps
+    where none granted it. Also returns whether somebody was within the vehicle ahead before each step, [T, B] bool.
+    """
+    run = _Run(plan, state, action, noise, steps, True)
+    fields = {name: x.expand(steps + 1, *x.shape) for name, x in vars(state).items()}
+    fields |= _changed(run)
+    assert run.overlaps is not None
+    return Trajectory(**fields, actions=None, dt=dt), run.overlaps
 
 
 def _plain(x: Tensor, plan: Plan) -> Tensor:

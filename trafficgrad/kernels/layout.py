@@ -82,6 +82,7 @@ CALL = (
     *("next_position", "next_speed", "next_lateral", "next_heading", "next_cooldown"),
     *("next_lane", "next_previous", "next_active", "next_time", "next_left"),
     *("next_route_index", "next_right_of_way", "next_passed", "next_phase", "next_phase_time"),
+    *("held", "granted", "overlaps"),
     *("coming", "coming_distance"),
     *("saved", "failed"),
     *("bar_next_position", "bar_next_speed", "bar_next_lateral", "bar_next_heading", "bar_next_cooldown"),

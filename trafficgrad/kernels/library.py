@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from trafficgrad.kernels.layout import CALL_BYTES, PARAMETERS, SIGHT_BYTES, Setup
 
 FOLDER = Path(__file__).parent
+VARIABLE = "TRAFFICGRAD_KERNEL"  # of the environment: another library, for those who work on the kernel
 _NAMES = ("libfused.so", "libfused.dylib", "libfused.dll")
 HOW = (
     "install trafficgrad again where a C++17 compiler is (Debian and Ubuntu: apt install g++; macOS: "
@@ -28,7 +30,10 @@ class Library(NamedTuple):
 @functools.cache
 def library() -> Library:
     """The kernel that was built with the package."""
-    path = next((FOLDER / name for name in _NAMES if (FOLDER / name).is_file()), None)
+    other = os.environ.get(VARIABLE)
+    if other and not Path(other).is_file():
+        return Library(None, "", f"the environment variable {VARIABLE} names {other!r}, and there is no such file")
+    path = Path(other) if other else next((FOLDER / name for name in _NAMES if (FOLDER / name).is_file()), None)
     if path is None:
         return Library(None, "", f"the fused kernel was not built with this installation: {HOW}")
     try:

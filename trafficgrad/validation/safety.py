@@ -99,9 +99,10 @@ def watch_random_actions(run: Run, scenario: Scenario, steps: int, worlds: int) 
         if decision % hold == 0:
             action = (2.0 * torch.rand(shape, generator=generator) - 1.0).to(run.device)
         before = state.traffic
-        state, transition, after = env.advance(state, action, env.sample_noise(worlds, generator))
-        for i, following in enumerate(after):
-            watch.add(before, following, fresh if i == 0 else None)
+        state, transition, driven = env.advance(state, action, env.sample_noise(worlds, generator))
+        for t in range(driven.steps):
+            following = driven.state(t + 1)
+            watch.add(before, following, fresh if t == 0 else None)
             before = following
         fresh = transition.done
     return watch.finish()

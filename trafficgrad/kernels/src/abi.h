@@ -99,6 +99,11 @@ struct Call {
     void *next_passed;
     int64_t *next_phase;
     void *next_phase_time;
+    // With `held` the action [B, C] is that of all steps, and a request is dropped once it is granted: at which step, -1 =
+    // never, [B, C]. Its cotangent is that of the granting step, or the mean over all of them.
+    int64_t held;
+    int64_t *granted;
+    uint8_t *overlaps;      // [T, B] somebody is within the vehicle ahead, before each step
     int64_t *coming;        // [B, A] who came to each lane next before the first step, and from how far away
     void *coming_distance;  // real
     void *saved;      // [T, saved_bytes] for the way back; null = not needed

@@ -32,6 +32,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             for (T *x : {w.bar.v0, w.bar.th, w.bar.a, w.bar.b, w.bar.s0, w.bar.e, w.bar.length, w.bar.noise,
                          w.bar.politeness, w.bar.threshold, w.bar.bias, w.bar.cooldown, w.bar_factor, w.bar_wish})
                 std::memset(x, 0, size_t(m + 1) * sizeof(T));
+        clear_actions();
         for (int64_t t = call.steps - 1; t >= 0; --t) {
             receive(t);
             const T *times = t ? task.part(static_cast<const T *>(call.next_time), t - 1, 1)
@@ -44,6 +45,35 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             std::swap(after, before);
         }
         hand_over();
+    }
+
+    // Cotangents of what was done are added to: a held action gets them from all steps.
+    void clear_actions() {
+        for (void *array : {call.bar_acceleration, call.bar_request, call.bar_steering}) {
+            if (!array) continue;
+            for (int64_t t = 0; t < (call.held ? 1 : call.steps); ++t)
+                std::memset(task.part(static_cast<T *>(array), t, setup.controlled), 0,
+                            size_t(task.worlds * setup.controlled) * sizeof(T));
+        }
+    }
+
+    // Where the cotangent of what row c of world k did in step t is added up; null = nobody asks.
+    T *bar_of(void *array, int64_t t, int64_t k, int64_t c) const {
+        if (!array) return nullptr;
+        return task.part(static_cast<T *>(array), call.held ? 0 : t, setup.controlled) + k * setup.controlled + c;
+    }
+
+    // A request's cotangent, by the rule for held ones.
+    void add_request(int64_t t, int64_t k, int64_t c, T bar) const {
+        T *target = bar_of(call.bar_request, t, k, c);
+        if (!target) return;
+        if (!call.held) {
+            *target = bar;
+            return;
+        }
+        const int64_t granted = call.granted[(task.first + k) * setup.controlled + c];
+        if (granted < 0) *target += bar / T(call.steps);
+        else if (t == granted) *target = bar;
     }
 
     // Adds what was asked about the state after step t.
@@ -174,9 +204,6 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         Lanes<T, FOUR, PAPER> lanes(task, around);
         const T *following = w.following;
         const bool sigmoid = task.soft && setup.mode == SIGMOID;
-        if (call.bar_request)
-            std::memset(task.part(static_cast<T *>(call.bar_request), t, setup.controlled), 0,
-                        size_t(task.worlds * setup.controlled) * sizeof(T));
         if (task.soft) {
             if (task.branched) {
                 const Driving<T, FOUR, PAPER> driving(task, around, road);
@@ -421,10 +448,8 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
                 for (int64_t i = 0; i < n; ++i) w.bar.noise[i] += bar_a[i] * noise[i] * root;
         }
         if (task.acts()) {
-            T *bar_action = static_cast<T *>(call.bar_acceleration);
-            if (bar_action) bar_action = task.part(bar_action, t, setup.controlled);
             task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
-                if (bar_action) bar_action[k * setup.controlled + c] = bar_a[i];
+                if (T *bar_action = bar_of(call.bar_acceleration, t, k, c)) *bar_action += bar_a[i];
                 bar_a[i] = T(0);
             });
         }
@@ -432,11 +457,8 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
     }
 
     void pull_steering(int64_t t) {
-        T *bar_steering = static_cast<T *>(call.bar_steering);
-        if (bar_steering) bar_steering = task.part(bar_steering, t, setup.controlled);
-        if (!task.steered && !bar_steering) return;
+        if (!task.steered) return;
         task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
-            if (bar_steering) bar_steering[k * setup.controlled + c] = T(0);
             if (!task.steers(c)) return;
             const bool active = w.cars.active[i];
             const T v = w.cars.speed[i], size = w.drivers.length[i];
@@ -454,9 +476,8 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             w.bar_carried[i] = speed * dt;
             if (PARAMETERS) w.bar.length[i] -= v * bicycle.turn / size * dt * turned;
             const T tangent = std::tan(angle);
-            if (bar_steering)
-                bar_steering[k * setup.controlled + c] =
-                    slip * T(0.5) * (T(1) + tangent * tangent) / (T(1) + T(0.25) * tangent * tangent);
+            if (T *bar_steering = bar_of(call.bar_steering, t, k, c))
+                *bar_steering += slip * T(0.5) * (T(1) + tangent * tangent) / (T(1) + T(0.25) * tangent * tangent);
         });
     }
 
@@ -593,8 +614,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
     // Choosing a lane: from the lateral place, and in sigmoid mode the mixed acceleration, to incentives and requests.
     STAGE void pull_choice(int64_t t, const Lanes<T, FOUR, PAPER> &lanes, bool sigmoid) {
         const Around<T> &around = lanes.around;
-        T *mixed = w.bar_acceleration, *bar_request = static_cast<T *>(call.bar_request);
-        if (bar_request) bar_request = task.part(bar_request, t, setup.controlled);
+        T *mixed = w.bar_acceleration;
         if (sigmoid) {
             std::memcpy(mixed, w.bar_following, size_t(n) * sizeof(T));
             lanes.for_chosen([&](int64_t i) {
@@ -618,10 +638,10 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             const int32_t row = w.row[i];
             if (row < 0) {
                 pull_incentive(lanes, i, to_right / T(setup.temperature), to_left / T(setup.temperature), there);
-            } else if (bar_request) {
-                const T u = task.action_of(call.request, t, i), centre = T(2.0 / 3.0);
+            } else {
+                const T u = task.request(t, w.world[i], row), centre = T(2.0 / 3.0);
                 const T towards = to_right * (u + centre) + stay * (bar_stay - mean) * u + to_left * (u - centre);
-                bar_request[w.world[i] * setup.controlled + row] = -towards / T(setup.choice_temperature);
+                add_request(t, w.world[i], row, -towards / T(setup.choice_temperature));
             }
             for (int k = 0; k < 2; ++k) {
                 if (there[k] == T(0)) continue;

@@ -39,12 +39,15 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         if (!acceptable()) return;
         load();
         task.meet_drivers();
+        if (call.held)
+            for (int64_t c = 0; c < count * setup.controlled; ++c) call.granted[first * setup.controlled + c] = -1;
         std::memcpy(w.time, static_cast<const T *>(call.time) + first, size_t(count) * sizeof(T));
         for (int64_t k = 0; k < count; ++k) w.left[k] = call.left[first + k];
         for (int64_t t = 0; t < call.steps; ++t) {
             Trace<T> trace = w.trace;
             if (call.saved) keep_in_saved(trace, t);
             step(t, trace);
+            if (call.held) note_grants(t, trace);
             for (int64_t k = 0; k < count; ++k) w.time[k] = next_time(w.time[k], dt);
             if (setup.signals) Lights<T>(task).advance(t);
             store(t);
@@ -201,6 +204,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             }
             clear(trace.around, n, m, wanted);
         }
+        if (call.overlaps) note_overlaps(t, trace.around);
         follow(trace.around);
         Lanes<T, FOUR, PAPER> lanes(task, trace.around);
         const bool routes = task.branched && setup.changes_lanes && setup.max_lanes > 1;
@@ -235,6 +239,23 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         if (task.branched) cross_junctions(trace);
         else cross();
         change(trace);
+    }
+
+    void note_grants(int64_t t, const Trace<T> &trace) const {
+        task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
+            int64_t &granted = call.granted[(task.first + k) * setup.controlled + c];
+            if (granted < 0 && trace.changed[i] & CHANGED_LANE) granted = t;
+        });
+    }
+
+    void note_overlaps(int64_t t, const Around<T> &around) const {
+        uint8_t *overlaps = task.part(call.overlaps, t, 1);
+        for (int64_t k = 0; k < task.worlds; ++k) {
+            const T *gap = around.gap[OWN] + k * task.vehicles;
+            int32_t found = 0;
+            for (int64_t i = 0; i < task.vehicles; ++i) found |= int32_t(gap[i] < T(0));
+            overlaps[k] = uint8_t(found);
+        }
     }
 
     void spread_exists(const uint8_t *bits) {

@@ -262,7 +262,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const Setup &setup = task.setup;
         task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
             if (setup.control[c] != LANE) return;
-            const int wish = requested(task.action(task.call.request, t, k, c));
+            const int wish = requested(task.request(t, k, c));
             w.wish[i] = wish != 0 && choice_feasible(wish > 0, i) ? wish : 0;
             w.change_gap[i] = T(setup.choice_min_gap);
         });
@@ -287,7 +287,7 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
         const T scale = T(2) * T(setup.choice_temperature), centre = T(2.0 / 3.0);
         task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
             if (setup.control[c] != LANE) return;
-            const T u = task.action(task.call.request, t, k, c);
+            const T u = task.request(t, k, c);
             const T right = choice_feasible(0, i) ? -(u + centre) * (u + centre) / scale : -INFINITE<T>;
             const T left = choice_feasible(1, i) ? -(u - centre) * (u - centre) / scale : -INFINITE<T>;
             soften(right, -(u * u) / scale, left, i);

@@ -259,7 +259,15 @@ template <class T> struct Task {
     }
     // What row c of world k of the group does.
     T action(const void *array, int64_t t, int64_t k, int64_t c) const {
-        return part(static_cast<const T *>(array), t, setup.controlled)[k * setup.controlled + c];
+        return part(static_cast<const T *>(array), call.held ? 0 : t, setup.controlled)[k * setup.controlled + c];
+    }
+    // The lane that it asks for; nothing more after a held request was granted.
+    T request(int64_t t, int64_t k, int64_t c) const {
+        if (call.held) {
+            const int64_t granted = call.granted[(first + k) * setup.controlled + c];
+            if (granted >= 0 && t > granted) return T(0);
+        }
+        return action(call.request, t, k, c);
     }
     T action_of(const void *array, int64_t t, int64_t i) const {
         return action(array, t, world.world[i], world.row[i]);
