@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from small_networks import NETWORKS, scenario_text
 
 from trafficgrad import benchmark, benchmark_map
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.kernels.library import library
 from trafficgrad.network import RoadNetwork
 from trafficgrad.scenario_config import parse_scenario
 
@@ -21,31 +23,31 @@ def test_every_candidate_is_measured_and_printed() -> None:
     output = io.StringIO()
     threads = torch.get_num_threads()
     sizes = (benchmark.Size(2, 6, 1), benchmark.Size(2, 12, 3))
-    rows = benchmark.run(sizes, repetitions=1, console=Console(file=output, width=160))
-    names = [(row.size, row.name) for row in rows if not row.name.startswith("SUMO")]  # where it is installed
-    plain = "plain torch IDM loop, one lane, no search"
-    assert names == [
-        (sizes[0], "trafficgrad"),
-        (sizes[0], plain),
-        (sizes[1], "trafficgrad, straight_through"),
-        (sizes[1], "trafficgrad, blocked"),
-        (sizes[1], plain),
-    ]
+    rows = benchmark.run(sizes, repetitions=1, threads=(1,), console=Console(file=output, width=200))
+    names = [(row.size, row.name) for row in rows if row.both is not None]  # peers where they are installed
+    fused = library().missing is None
+    expected = [(sizes[0], "reference: step by step")]
+    expected += [(sizes[0], f"fused: {way}") for way in ("step by step", "rollout")] if fused else []
+    for mode in ("blocked", "straight_through"):
+        expected.append((sizes[1], f"reference, {mode}: step by step"))
+        expected += [(sizes[1], f"fused, {mode}: {way}") for way in ("step by step", "rollout")] if fused else []
+    assert names == expected
     assert all(row.forward > 0 for row in rows)
-    assert all((row.both is None) == row.name.startswith("SUMO") for row in rows)
     assert all(name in output.getvalue() for _, name in names)
     assert torch.get_num_threads() == threads
+    document = json.loads(benchmark.as_json(rows))
+    assert document["rows"][0]["size"] == {"worlds": 2, "vehicles": 6, "lanes": 1, "edges": 1}
+    assert document["versions"]["torch"] == torch.__version__
 
 
-def test_the_plain_loop_is_the_simulator_without_search() -> None:
-    """What the ratio is taken against follows the same drivers: the fixed order is the order that is searched."""
-    size = benchmark.Size(1, 8, 1)
-    simulator, state = benchmark.make_case(size, torch.float64)
-    order = state.position[0].argsort()
-    leader = simulator.neighbors(state).leader[0, :, 1]
-    assert torch.equal(leader[order], torch.roll(order, -1))
+def test_vehicles_of_a_case_stand_on_all_edges() -> None:
+    simulator, state = benchmark.make_case(benchmark.Size(1, 400, 4, 10))
+    edge = simulator.network.tables(torch.float32, "cpu").edge[state.lane]
+    assert edge.unique().tolist() == list(range(10))
+    assert bool((simulator.neighbors(state).gap[..., 1] > 0).all())
 
 
+COUNTS = ("one world", "2 worlds")
 GRID = scenario_text(NETWORKS["grid"], "simulation: {warmup_steps: 40, dt: 0.5}")
 
 
@@ -56,8 +58,10 @@ def test_a_map_is_measured_with_one_world_and_with_several(monkeypatch: pytest.M
     scenario = parse_scenario(GRID, "grid")
     rows = benchmark_map.run(1, 1, scenario, worlds=2, console=Console(file=output, width=160))
     rows = [row for row in rows if not row.name.startswith("SUMO")]  # where it is installed
-    assert [row.name for row in rows] == ["trafficgrad, one world", "trafficgrad, 2 worlds"]
-    assert rows[1].present == 2 * rows[0].present > 0
+    names = [row.name for row in rows]
+    assert names[0] == "reference, one world"
+    assert names[1:] in ([], [f"fused, {x}" for x in ("one world", *(f"{y}, rollout, nobody comes" for y in COUNTS))])
+    assert all(row.present > 0 for row in rows)
     assert all(row.forward > 0 and row.both is not None and row.both > 0 for row in rows)
     assert "2 worlds" in output.getvalue()
     assert torch.get_num_threads() == threads

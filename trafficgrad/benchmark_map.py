@@ -24,6 +24,7 @@ from trafficgrad import terminal
 from trafficgrad.bodies import touching
 from trafficgrad.car_following.base import look_up
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.kernels.library import library
 from trafficgrad.network import RoadNetwork
 from trafficgrad.network.sumo_export import sumo_ids, write_sumo
 from trafficgrad.scenario_config import Scenario, load_scenario
@@ -67,12 +68,12 @@ class Hour:
     touching: int  # pairs of them that touched
 
 
-def bench(speed: bool, hour: bool, repetitions: int, threads: int) -> None:
+def bench(speed: bool, hour: bool, repetitions: int, threads: int) -> list[MapRow]:
     """What the command line asks for."""
-    if speed:
-        run(repetitions, threads)
+    rows = run(repetitions, threads) if speed else []
     if hour:
         run_hour(threads=threads)
+    return rows
 
 
 # ---------------------------------------------------------------------- speed
@@ -113,10 +114,18 @@ def warmed_up(scenario: Scenario, simulator: Simulator) -> TrafficState:
 
 
 def _measure(simulator: Simulator, state: TrafficState, repetitions: int, worlds: int) -> list[MapRow]:
+    # SUMO lets nobody new in either.
+    closed = replace(simulator, demand=None)
+    several = state.index([0] * worlds)
     candidates: dict[str, Callable[[bool], int]] = {
-        "trafficgrad, one world": partial(_rollout, simulator, state),
-        f"trafficgrad, {worlds} worlds": partial(_rollout, simulator, state.index([0] * worlds)),
+        "reference, one world": partial(_rollout, replace(simulator, backend="reference"), state)
     }
+    if library().missing is None:
+        candidates |= {
+            "fused, one world": partial(_rollout, simulator, state),
+            "fused, one world, rollout, nobody comes": partial(_at_once, closed, state),
+            f"fused, {worlds} worlds, rollout, nobody comes": partial(_at_once, closed, several),
+        }
     rates: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in candidates}
     present = dict.fromkeys(candidates, 0.0)
     sumo: list[tuple[float, float]] = []
@@ -155,6 +164,16 @@ def _rollout(simulator: Simulator, state: TrafficState, backward: bool) -> int:
         if backward:
             end.speed.mean().backward()
     return int(count)
+
+
+def _at_once(simulator: Simulator, state: TrafficState, backward: bool) -> int:
+    """The same in one call."""
+    start = replace(state, speed=state.speed.detach().clone().requires_grad_(backward))
+    with torch.set_grad_enabled(backward):
+        record = simulator.simulate(start, STEPS, generator=torch.Generator().manual_seed(1))
+        if backward:
+            record.speed[-1].mean().backward()
+    return int(record.active[1:].sum())
 
 
 # ---------------------------------------------------------------------- SUMO

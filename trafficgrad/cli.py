@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -148,19 +149,27 @@ def render(
 @app.command()
 def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Measurements of which the median counts.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, help="PyTorch threads.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; default: with one and with two, on the map with one.")
+    ] = None,
     on_map: Annotated[bool, typer.Option("--map", help="On the map of the scenario midtown instead of rings.")] = False,
     hour: Annotated[
         bool, typer.Option("--hour", help="Simulate an hour on that map instead, and check that nobody is lost.")
     ] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write what was measured to this JSON file.")] = None,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
     from trafficgrad import benchmark, benchmark_map
+    from trafficgrad.files import complete_file
 
+    rows: Sequence[benchmark.Row | benchmark_map.MapRow]
     if on_map or hour:
-        benchmark_map.bench(on_map, hour, repetitions, threads)
+        rows = benchmark_map.bench(on_map, hour, repetitions, threads or 1)
     else:
-        benchmark.run(repetitions=repetitions, threads=threads)
+        rows = benchmark.run(repetitions=repetitions, threads=(1, 2) if threads is None else (threads,))
+    if json is not None:
+        with complete_file(json) as partial:
+            partial.write_text(benchmark.as_json(rows))
 
 
 @app.command()
