@@ -25,6 +25,7 @@ EXAMPLES: dict[str, list[str]] = {
     "lane_gate_study.py": ["--table"],
     "signal_timing.py": ["--help"],
     "draw_midtown.py": ["--output", "."],
+    "million_vehicles.py": ["2000"],
 }
 MAIN = (
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "

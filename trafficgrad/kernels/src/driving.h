@@ -30,7 +30,7 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
     T limit_of(int64_t i, int32_t lane) const { return task.limit(w.world[i], lane) * w.factor[i]; }
 
     // Desired speeds under the limits here and, so far that comfortable braking suffices, of those ahead.
-    void limit_speeds() const {
+    STAGE void limit_speeds() const {
         for (int64_t i = 0; i < task.n; ++i) {
             T speed = w.wish_speed[i];
             trace.from[i] = BY_WISH;
@@ -58,7 +58,7 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
     }
 
     // Desired speeds in the lanes beside.
-    void limit_speeds_beside() const {
+    STAGE void limit_speeds_beside() const {
         for (int k = 0; k < 2; ++k) {
             const int32_t *beside = k ? setup.left : setup.right;
             for (int64_t i = 0; i < task.n; ++i) {
@@ -74,7 +74,7 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
     }
 
     // Whether a vehicle may leave its lane.
-    void permit() const {
+    STAGE void permit() const {
         const auto &ahead = w.ahead;
         for (int64_t i = 0; i < task.n; ++i) {
             trace.exists[i] = 0;
@@ -98,7 +98,7 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
     }
 
     // What the routes ask of every vehicle's lane.
-    void need() const {
+    STAGE void need() const {
         const RouteNeed<T> &need = w.need;
         for (int64_t i = 0; i < task.n; ++i) {
             const int32_t here = lane(i), number = setup.number[here];
@@ -106,14 +106,17 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
             for (int k = -1; k <= 1; ++k) {
                 const int64_t at = planned(i, number + k);
                 const int32_t changes = std::abs(setup.change[at]);
+                if (changes == 0 || setup.is_junction[here]) {
+                    need.cost[k + OWN][i] = T(0);
+                    if (k == 0) need.urgency[i] = T(0);
+                    continue;
+                }
                 T left = static_cast<const T *>(setup.reach)[at] - x(i);
                 left = left > T(0) ? left : T(0);
                 T needed = T(changes) * (T(30) + T(8) * speed);
                 needed = needed > T(1) ? needed : T(1);
-                const bool must = changes > 0 && !setup.is_junction[here];
-                T urgency = must ? T(1) - left / needed : T(0);
-                urgency = std::min(std::max(urgency, T(0)), T(1));
-                const T wish = must && left < T(2) * needed ? T(0.5) * T(changes) : T(0);
+                const T urgency = std::min(std::max(T(1) - left / needed, T(0)), T(1));
+                const T wish = left < T(2) * needed ? T(0.5) * T(changes) : T(0);
                 need.cost[k + OWN][i] = T(5) * urgency + wish;
                 if (k == 0) need.urgency[i] = urgency;
             }
@@ -129,8 +132,8 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
             trace.bound[i] = BY_LEADER;
             trace.leader[i] = -1;
             trace.gap[i] = T(0);
-            for (int r = 0; r <= ROUNDS; ++r)
-                if (passage.leader[r][i] >= 0)
+            for (int r = 0; passage.follows[i] >> r; ++r)
+                if (passage.follows[i] >> r & 1)
                     behind(restrained, i, passage.leader[r][i], passage.leader_gap[r][i], BY_VEHICLE);
             if (passage.zip_leader[i] >= 0) leave_room(restrained, i, passage);
             if (w.ahead.end_offset[i] < infinite) stop_at_end(restrained, i);
@@ -209,8 +212,9 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
         const T depth = static_cast<const T *>(setup.waits_at)[gate] - T(0.5) + w.drivers.s0[i];
         const T distance = passage.enters[i] ? passage.gate_distance[i] + depth : passage.gate_distance[i];
         trace.stop_distance[i] = distance;
+        if (!passage.closed[i] && !passage.enters[i]) return;
         w.stopping[i] = acceleration(i, distance, v(i));
-        if ((passage.closed[i] || passage.enters[i]) && w.stopping[i] < restrained[i]) {
+        if (w.stopping[i] < restrained[i]) {
             restrained[i] = w.stopping[i];
             trace.gate[i] |= GATE_BINDS;
         }
@@ -237,7 +241,8 @@ template <class T, bool FOUR, bool PAPER> struct Driving {
             if (fresh && !was && opened && !passage.closed[i] && !passage.enters[i]) trace.gate[i] |= TURNS_GREEN;
             if (fresh && was && waits) trace.gate[i] |= TURNS_RED;
             if (!(trace.gate[i] & (TURNS_GREEN | TURNS_RED))) continue;
-            const T braked = w.stopping[i] < w.free[i] ? w.stopping[i] : w.free[i];
+            const T stopping = acceleration(i, trace.stop_distance[i], v(i));
+            const T braked = stopping < w.free[i] ? stopping : w.free[i];
             const bool red = trace.gate[i] & TURNS_RED;
             const T fresh_value = red ? braked : w.free[i], old = red ? w.free[i] : braked;
             restrained[i] = fresh_value;

@@ -275,7 +275,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
     }
 
     // Go on to the lanes that follow along the route; who has none left leaves the road, unless others of its edge lead on.
-    void cross_junctions(Trace<T> &trace) {
+    STAGE void cross_junctions(Trace<T> &trace) {
         Cars<T> &c = w.cars;
         for (int64_t k = 0; k < task.worlds; ++k) {
             const Ways<T> ways(task, k);

@@ -67,7 +67,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // Who waits, who is inside, who has had the right of way.
-    void look_at_gates() {
+    STAGE void look_at_gates() {
         for (int64_t a = 0; a < setup.lanes; ++a) s.blocked[a] = s.somebody[a] = s.slow[a] = 0;
         for (int64_t i = base; i < base + n; ++i) {
             const int64_t j = i - base;
@@ -122,7 +122,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
         return acceleration(i, gate_distance(g, i), way >= 0 ? v(i) : T(0));
     }
 
-    void keep_rights() {
+    STAGE void keep_rights() {
         const T hardest = -T(setup.stop_deceleration);
         for (int64_t i = base; i < base + n; ++i) {
             const int64_t j = i - base;
@@ -138,7 +138,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // Who asks for the next gate, and who comes to it.
-    void ask() {
+    STAGE void ask() {
         count_room();
         const T far = FAR<T>;
         for (int64_t i = base; i < base + n; ++i) {
@@ -157,7 +157,6 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
                 s.rank[j] = 0;
                 continue;
             }
-            s.to_stop[j] = stopping(i, g);
             bool before_line, blocked;
             hindrance(i, g, before_line, blocked);
             s.first_behind[j] = !(before_line || blocked);
@@ -176,7 +175,8 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
                               is_short || leaves;
             s.able[j] = s.is_open[j] && stopped && fits;
             const bool is_free = waits || !s.somebody[way];
-            s.asks[j] = s.able[j] && s.near[j] && !is_behind_waiting(i, g) && is_free;
+            const bool behind_waiting = blocked || (before_line && !leader_holds(i, way));
+            s.asks[j] = s.able[j] && s.near[j] && !behind_waiting && is_free;
             s.comes[j] = (s.able[j] && s.first_behind[j]) || s.asks[j];
             s.rank[j] = setup.rank[way] + (s.letter[j] == GREEN ? GREEN_RANK : 0) +
                         (waits && s.letter[j] < YIELDING ? 2 * GREEN_RANK : 0);
@@ -184,15 +184,16 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
             if (setup.zips[way]) s.arrival[j] = std::min(distance + length(way), far);
             if (setup.stop[way] && stopped) s.arrival[j] = -std::min(around.gap[OWN][i], far);
             s.zips[j] = s.is_open[j] && setup.zips[way] && distance < T(setup.zip_distance);
-            const bool yielding = s.letter[j] == YIELDING ||
-                                  (s.letter[j] == YELLOW && s.to_stop[j] < -T(setup.stop_deceleration));
-            s.could_wait[j] = real(setup.waits_at)[way] > T(0) && yielding && s.near[j] && fits && s.first_behind[j] &&
-                              !waits && is_free;
+            s.could_wait[j] = real(setup.waits_at)[way] > T(0) && s.near[j] && fits && s.first_behind[j] && !waits &&
+                              is_free;
+            if (!s.could_wait[j]) continue;
+            s.could_wait[j] = s.letter[j] == YIELDING ||
+                              (s.letter[j] == YELLOW && stopping(i, g) < -T(setup.stop_deceleration));
         }
     }
 
     // Metres of each lane that nobody on it or bound for it will stand on in a jam.
-    void count_room() {
+    STAGE void count_room() {
         for (int64_t a = 0; a < setup.lanes; ++a) s.room[a] = T(0);
         const auto needs = [&](int64_t i) { return size(i) + w.drivers.s0[i]; };
         for (int64_t i = base; i < base + n; ++i)
@@ -207,7 +208,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // Per junction lane: who asks first, who comes first and with which rank, whose rear clears it last.
-    void first_come() {
+    STAGE void first_come() {
         for (int64_t a = 0; a < setup.lanes; ++a) {
             s.first_time[a] = s.coming_time[a] = s.last_rear[a] = s.waiting_rear[a] = infinite;
             s.first_slot[a] = s.last_slot[a] = -1;
@@ -278,7 +279,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // Against every foe of the way asked for.
-    void grant() {
+    STAGE void grant() {
         bool stop_signs = false;
         for (int64_t j = 0; j < n; ++j) stop_signs |= (s.asks[j] || s.could_wait[j]) && setup.stop[s.way[j]];
         if (stop_signs) count_waiting_times();
@@ -317,62 +318,57 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // Where lanes merge: the place in the common order.
-    void merge() {
+    STAGE void merge() {
+        int64_t count = 0;
+        const T *narrows = real(setup.narrows);
         for (int64_t i = base; i < base + n; ++i) {
             const int64_t j = i - base;
-            for (int r = 0; r <= ROUNDS; ++r) {
-                out.leader[r][i] = -1;
-                out.leader_gap[r][i] = infinite;
-            }
-            out.zip_leader[i] = -1;
-            out.zip_gap[i] = T(0);
             const int32_t way = s.way[j], here = lane(i);
+            out.follows[i] = 0;
+            out.zip_leader[i] = -1;
             s.joins[j] = s.approaches[j] && setup.merges[way] && s.near[j];
-            const T *narrows = real(setup.narrows);
-            const auto enter = [&](int r, bool is_member, int32_t target, T to_go, T apart) {
-                s.joined[r][j] = is_member ? target : -1;
-                s.to_go[r][j] = to_go;
+            const auto enter = [&](int r, int32_t target, T to_go, T apart) {
+                s.members[count++] = {to_go, target, int32_t(r * n + j)};
                 s.apart[r][j] = std::max(apart, T(0));
             };
-            enter(0, s.inside[j] && setup.merges[here], setup.target[here], length(here) - x(i),
-                  setup.zips[here] ? narrows[here] - x(i) : T(0));
-            const T near = std::min(s.distance[j], FAR<T>);
-            enter(1, s.joins[j] || s.zips[j], setup.target[way], std::min(s.distance[j] + length(way), FAR<T>),
-                  setup.zips[way] ? near + narrows[way] : T(0));
-            for (int g = 0; g < GATES; ++g) {
-                const int32_t a = gate(g, i) < 0 ? 0 : gate(g, i);
+            if (s.inside[j] && setup.merges[here])
+                enter(0, setup.target[here], length(here) - x(i), setup.zips[here] ? narrows[here] - x(i) : T(0));
+            if (s.joins[j] || s.zips[j]) {
+                const T near = std::min(s.distance[j], FAR<T>);
+                enter(1, setup.target[way], std::min(s.distance[j] + length(way), FAR<T>),
+                      setup.zips[way] ? near + narrows[way] : T(0));
+            }
+            for (int g = 0; s.kept[j] >> g; ++g) {
+                const int32_t a = gate(g, i);
+                if (!keeps(i, g) || !setup.merges[a]) continue;
                 const T distance = gate_distance(g, i);
-                enter(2 + g, keeps(i, g) && setup.merges[a], setup.target[a], std::min(distance + length(a), FAR<T>),
+                enter(2 + g, setup.target[a], std::min(distance + length(a), FAR<T>),
                       setup.zips[a] ? std::min(distance, FAR<T>) + narrows[a] : T(0));
             }
         }
-        int64_t count = 0;
-        for (int r = 0; r < ROUNDS; ++r)
-            for (int64_t j = 0; j < n; ++j)
-                if (s.joined[r][j] >= 0) s.members[count++] = {s.to_go[r][j], s.joined[r][j], int32_t(r * n + j)};
         if (!count) return;
         std::sort(s.members, s.members + count);
-        for (int64_t p = 0; p < count; ++p) s.place[s.members[p].entry] = int32_t(p);
         for (int64_t p = 0; p < count; ++p) follow_in_order(p);
-        for (int64_t j = 0; j < n; ++j)
-            if (s.joined[1][j] >= 0) find_gap(s.place[n + j], count);
-        for (int64_t j = 0; j < n; ++j) {
-            const int64_t i = j + base;
-            if (!s.granted[j]) {
-                out.leader[1][i] = -1;
-                out.leader_gap[1][i] = infinite;
-            }
-            if (!(s.zips[j] && !s.granted[j])) continue;
-            // In turn: those who come to the same lane count, whether they may enter yet or not.
-            const int64_t p = s.place[n + j];
-            for (int64_t q = p - 1; q >= 0 && s.members[q].lane == s.members[p].lane; --q) {
-                const int64_t other = s.members[q].entry % n;
-                if (s.members[q].entry / n == 1 && !s.zips[other]) continue;
-                out.zip_leader[i] = int32_t(other + base);
-                out.zip_gap[i] = s.members[p].to_go - s.members[q].to_go - size(other + base) + room_later(1, j);
-                break;
-            }
-            if (out.zip_leader[i] < 0) out.zip_gap[i] = room_later(1, j);
+        for (int64_t p = 0; p < count; ++p)
+            if (s.members[p].entry / n == 1) find_gap(p, count);
+        for (int64_t p = 0; p < count; ++p) {
+            if (s.members[p].entry / n != 1) continue;
+            const int64_t j = s.members[p].entry % n, i = j + base;
+            if (s.granted[j]) continue;
+            out.follows[i] &= uint8_t(~2);
+            if (s.zips[j]) fall_in_line(p);
+        }
+    }
+
+    // In turn: those who come to the same lane count, whether they may enter yet or not.
+    void fall_in_line(int64_t p) {
+        const int64_t j = s.members[p].entry % n, i = j + base;
+        for (int64_t q = p - 1; q >= 0 && s.members[q].lane == s.members[p].lane; --q) {
+            const int64_t other = s.members[q].entry % n;
+            if (s.members[q].entry / n == 1 && !s.zips[other]) continue;
+            out.zip_leader[i] = int32_t(other + base);
+            out.zip_gap[i] = s.members[p].to_go - s.members[q].to_go - size(other + base) + room_later(1, j);
+            return;
         }
     }
 
@@ -390,6 +386,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
         for (int64_t q = p - 1; q >= 0 && s.members[q].lane == s.members[p].lane; --q) {
             if (s.members[q].entry / n == 1) continue;  // only asks
             const int64_t other = s.members[q].entry % n + base;
+            out.follows[i] |= uint8_t(1 << r);
             out.leader[r][i] = int32_t(other);
             out.leader_gap[r][i] = s.members[p].to_go - s.members[q].to_go - size(other) + room_later(r, j);
             return;
@@ -425,8 +422,8 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     bool gap_is_safe(int64_t i, int32_t behind, T rear_gap) const {
-        const int32_t leader = out.leader[1][i];
-        const T gap = out.leader_gap[1][i], hardest = -T(setup.safe_deceleration);
+        const int32_t leader = out.follows[i] & 2 ? out.leader[1][i] : -1;
+        const T gap = leader >= 0 ? out.leader_gap[1][i] : infinite, hardest = -T(setup.safe_deceleration);
         const T own = acceleration(i, leader >= 0 ? gap : infinite, leader >= 0 ? v(i) - v(leader) : T(0));
         if (leader >= 0 && !(gap > T(0.5))) return false;
         if (!(own >= hardest)) return false;
@@ -435,7 +432,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
     }
 
     // The next body ahead on a way that parts from the own one and is not clear of it yet.
-    void part() {
+    STAGE void part() {
         bool any = false;
         for (int64_t i = base; i < base + n; ++i) {
             int32_t current;
@@ -453,9 +450,10 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
                 const T rear = front_of(entry) - size(slot);
                 if (slot == i || !(rear < one.exit) || !(begin + rear < nearest)) continue;
                 nearest = begin + rear;
+                out.follows[i] |= uint8_t(1 << ROUNDS);
                 out.leader[ROUNDS][i] = int32_t(slot);
+                out.leader_gap[ROUNDS][i] = nearest;
             }
-            out.leader_gap[ROUNDS][i] = nearest;
         }
     }
 
@@ -480,10 +478,12 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
             s.body_next[entry] = s.body_head[a];
             s.body_head[a] = int32_t(entry);
         };
+        const auto matters = [&](int32_t a) { return setup.parts[a] != 0; };  // ways part from each other
         for (int64_t j = n - 1; j >= 0; --j)
-            if (w.present[j + base] && ways.covers_previous(j + base)) put(w.cars.previous[j + base], n + j);
+            if (w.present[j + base] && ways.covers_previous(j + base) && matters(w.cars.previous[j + base]))
+                put(w.cars.previous[j + base], n + j);
         for (int64_t j = n - 1; j >= 0; --j)
-            if (w.present[j + base]) put(lane(j + base), j);
+            if (w.present[j + base] && matters(lane(j + base))) put(lane(j + base), j);
     }
 
     T front_of(int32_t entry) const {

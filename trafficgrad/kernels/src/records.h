@@ -67,6 +67,7 @@ template <class T> struct Passage {
     int32_t *gate;          // the lane of the gate that is next, -1 = none
     T *gate_distance;       // m; from here
     uint8_t *closed, *enters;
+    uint8_t *follows;  // bit r: there is a leader[r]; else it means nothing
     int32_t *leader[ROUNDS + 1];
     T *leader_gap[ROUNDS + 1];
     int32_t *zip_leader;
@@ -78,6 +79,7 @@ template <class T> struct Passage {
         gate_distance = p.take<T>(n);
         closed = p.take<uint8_t>(n);
         enters = p.take<uint8_t>(n);
+        follows = p.take<uint8_t>(n);
         for (int k = 0; k <= ROUNDS; ++k) {
             leader[k] = p.take<int32_t>(n);
             leader_gap[k] = p.take<T>(n);
@@ -105,9 +107,8 @@ template <class T> struct PassageWork {
     uint8_t *is_open, *first_behind;
     uint8_t *number;     // gates that are kept
     int32_t *way, *rank, *letter;
-    T *distance, *arrival, *to_stop, *room_later;
-    T *apart[ROUNDS], *to_go[ROUNDS];
-    int32_t *joined[ROUNDS];
+    T *distance, *arrival;
+    T *apart[ROUNDS];
     // per lane
     uint8_t *blocked, *somebody, *slow;
     T *room, *first_time, *coming_time, *last_rear, *waiting_rear, *busy;
@@ -115,25 +116,19 @@ template <class T> struct PassageWork {
     int32_t *body_head;  // bodies on every lane, as a list
     int32_t *body_next;  // [2 N]
     Member<T> *members;  // [ROUNDS * N]
-    int32_t *place;      // [ROUNDS * N] of an entry among the members
 
     void reserve(int64_t n, int64_t lanes, Pieces &p) {
         for (uint8_t **x : {&waits, &inside, &kept, &held, &approaches, &near, &able, &asks, &comes, &could_wait,
                             &granted, &joins, &zips, &is_open, &first_behind, &number})
             *x = p.take<uint8_t>(n);
         for (int32_t **x : {&way, &rank, &letter}) *x = p.take<int32_t>(n);
-        for (T **x : {&distance, &arrival, &to_stop, &room_later}) *x = p.take<T>(n);
-        for (int r = 0; r < ROUNDS; ++r) {
-            apart[r] = p.take<T>(n);
-            to_go[r] = p.take<T>(n);
-            joined[r] = p.take<int32_t>(n);
-        }
+        for (T **x : {&distance, &arrival}) *x = p.take<T>(n);
+        for (T *&x : apart) x = p.take<T>(n);
         for (uint8_t **x : {&blocked, &somebody, &slow}) *x = p.take<uint8_t>(lanes);
         for (T **x : {&room, &first_time, &coming_time, &last_rear, &waiting_rear, &busy}) *x = p.take<T>(lanes);
         for (int32_t **x : {&first_slot, &coming_rank, &last_slot, &body_head}) *x = p.take<int32_t>(lanes);
         body_next = p.take<int32_t>(2 * n);
         members = p.take<Member<T>>(ROUNDS * n);
-        place = p.take<int32_t>(ROUNDS * n);
     }
 };
 

@@ -52,7 +52,7 @@ template <class T> struct Ways {
     }
 
     // Looks along the own lanes of everybody. `alone`: nobody is ahead on the own lane of the edge.
-    void look(const uint8_t *alone) {
+    STAGE void look(const uint8_t *alone) {
         for (int64_t a = 0; a < setup.lanes; ++a) {
             sight.departing[a] = sight.coming[a] = -1;
             sight.coming_time[a] = sight.coming_distance[a] = std::numeric_limits<T>::infinity();
@@ -85,7 +85,7 @@ template <class T> struct Ways {
         return found;
     }
 
-    void look_along_own(int64_t i, bool announcing) {
+    STAGE void look_along_own(int64_t i, bool announcing) {
         AheadOf<T> &a = w.ahead;
         const T x = w.cars.position[i], braking = w.drivers.b[i], pace = w.cars.speed[i] + CRAWL<T>;
         int32_t at = w.cars.lane[i], row = a.row[i];
@@ -150,7 +150,7 @@ template <class T> struct Ways {
     }
 
     // The first vehicle on the way on from the lane beside, -1 = nobody, and the road from that lane's origin.
-    int32_t look_along_side(int64_t i, int32_t at, T &offset) const {
+    STAGE int32_t look_along_side(int64_t i, int32_t at, T &offset) const {
         const T x = w.cars.position[i];
         int32_t row = w.ahead.row[i];
         const int32_t route = w.cars.route[i];
