@@ -240,11 +240,12 @@ def _at_once(simulator: Simulator, state: TrafficState, noise: Tensor, backward:
 
 def _highway_rate(size: Size) -> float:
     """Vehicle-steps per second of highway-env's traffic (IDM, MOBIL) at 10 Hz, without observation and rewards."""
-    import gymnasium
-    import highway_env  # noqa: F401  registers its environments
+    from highway_env.envs.highway_env import HighwayEnv
 
     configuration = {"lanes_count": size.lanes, "vehicles_count": size.vehicles - 1, "simulation_frequency": 10}
-    road = gymnasium.make("highway-v0", config=configuration).unwrapped.road  # type: ignore[attr-defined]
+    environment = HighwayEnv(configuration)
+    environment.reset(seed=0)
+    road = environment.road
     steps, begun = 20, time.perf_counter()
     for _ in range(steps):
         road.act()
