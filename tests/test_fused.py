@@ -24,7 +24,7 @@ from trafficgrad.car_following import IDM
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient
-from trafficgrad.kernels import layout
+from trafficgrad.kernels import fused, layout
 from trafficgrad.kernels.library import library
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network import ring
@@ -252,6 +252,16 @@ def test_same_bits_for_any_threads_batch_and_order() -> None:
         plan.orders[40, 60] = [torch.stack(orders)]
         found = simulator.step(state)
         assert torch.equal(found.position, expected.position) and torch.equal(found.lane, expected.lane)
+
+
+@needs_kernel
+def test_same_bits_whether_lanes_beside_are_kept_or_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator, state = _ring(5, 50)
+    simulator = replace(simulator, backend="fused")
+    kept = _everything(simulator, state)
+    monkeypatch.setattr(fused, "SIDES_KEPT", 0)
+    for x, y in zip(kept, _everything(simulator, state), strict=True):
+        assert torch.equal(x, y)
 
 
 @needs_kernel

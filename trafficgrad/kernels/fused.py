@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.kernels.layout import PARAMETERS, pack_call
+from trafficgrad.kernels.layout import CALL, PARAMETERS, pack_call
 from trafficgrad.kernels.plan import Plan
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
 
+SIDES_KEPT = 2_000_000  # vehicle-steps; of more of them, who is in the lanes beside is searched again on the way back
 _CARRIED = ("position", "speed", "lateral", "heading", "cooldown", "passed")  # what a step hands on with a gradient
 _GIVEN = ("acceleration", "request", "steering", "noise")
 _TABLES = ("speed_limit", "durations", "offset")
@@ -36,6 +37,7 @@ _FAILURES = {
     11: "TrafficState.phase of signal {place} in world {world} is no phase of its programme",
     12: "Action.signal is not finite for signal {place} of world {world}",
 }
+_ORDER = CALL.index("order")
 _Three = ctypes.c_int64 * 3
 
 
@@ -143,8 +145,9 @@ class _Run:
                 torch.empty((worlds, lanes), dtype=torch.int64),
                 torch.empty((worlds, lanes), dtype=plan.dtype),
             )
+        keeps_sides = self.soft and (plan.branched or self.steps * worlds * vehicles < SIDES_KEPT)
         if keep:
-            size = plan.saved_bytes(worlds, vehicles, self.soft)
+            size = plan.saved_bytes(worlds, vehicles, keeps_sides)
             self.saved = torch.empty(self.steps * size + 64, dtype=torch.uint8)
         cells, real, each = worlds * vehicles, plan.dtype.itemsize, worlds * plan.signals
         carried = {name: self.place(x, cells * real) for name, x in zip(self.made, made, strict=True)}
@@ -152,7 +155,7 @@ class _Run:
         order = plan.take_order(worlds, vehicles)
         failed = _Three()
         self.values = [
-            *(worlds, vehicles, self.steps, torch.get_num_threads(), self.soft, order.data_ptr()),
+            *(worlds, vehicles, self.steps, torch.get_num_threads(), self.soft, keeps_sides, order.data_ptr()),
             *(self.position.data_ptr(), self.speed.data_ptr(), self.lateral.data_ptr(), self.heading.data_ptr()),
             *(self.cooldown.data_ptr(), lane.data_ptr(), previous.data_ptr(), driver.data_ptr()),
             *(active.data_ptr(), time.data_ptr(), left.data_ptr()),
@@ -190,6 +193,8 @@ class _Run:
                 rank = plan.tables.get(name, 1)
                 shape = parameter.shape[parameter.dim() - rank :] if parameter.dim() else (1,)
                 found[name] = torch.zeros((worlds, *shape), dtype=plan.dtype)
+        order = plan.take_order(worlds, vehicles)
+        self.values[_ORDER] = order.data_ptr()
         failed = _Three()
         values = pack_call(
             *self.values,
@@ -198,6 +203,7 @@ class _Run:
             *[found[name].data_ptr() if name in found else 0 for name in _BARS],
         )
         plan.backward(plan.address, values)
+        plan.keep_order(order)
         if failed[0]:
             refuse(*failed)
         result: list[Tensor | None] = []

@@ -75,7 +75,7 @@ class Setup(ctypes.Structure):
 
 # The members of a call, in order; all are whole numbers or addresses, 0 = missing.
 CALL = (
-    *("worlds", "vehicles", "steps", "threads", "soft", "order"),
+    *("worlds", "vehicles", "steps", "threads", "soft", "keeps_sides", "order"),
     *("position", "speed", "lateral", "heading", "cooldown", "lane", "previous", "driver", "active", "time", "left"),
     *("route", "route_index", "right_of_way", "passed", "phase", "phase_time"),
     *("acceleration", "request", "steering", "noise", "signal_request"),

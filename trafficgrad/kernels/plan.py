@@ -120,12 +120,12 @@ class Plan:
         """Whether the parameters' tensors are still where they were."""
         return self._addresses == [value.data_ptr() for value in self._watched]
 
-    def saved_bytes(self, worlds: int, vehicles: int, soft: bool) -> int:
+    def saved_bytes(self, worlds: int, vehicles: int, keeps_sides: bool) -> int:
         """What a step keeps for the way back."""
-        size = self._sizes.get((worlds, vehicles, soft))
+        size = self._sizes.get((worlds, vehicles, keeps_sides))
         if size is None:
-            size = self._sizes[worlds, vehicles, soft] = self._saved_bytes(
-                self.address, worlds, vehicles, soft, self.dtype.itemsize
+            size = self._sizes[worlds, vehicles, keeps_sides] = self._saved_bytes(
+                self.address, worlds, vehicles, keeps_sides, self.dtype.itemsize
             )
         return size
 

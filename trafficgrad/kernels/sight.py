@@ -50,7 +50,7 @@ class _Look:
     def head(self, order: int) -> list[int]:
         """A call up to what is done, and zeros behind."""
         worlds, vehicles = self.state.position.shape
-        values = [worlds, vehicles, 1, torch.get_num_threads(), 0, order, *(x.data_ptr() for x in self.given)]
+        values = [worlds, vehicles, 1, torch.get_num_threads(), 0, 0, order, *(x.data_ptr() for x in self.given)]
         return values + [0] * (len(CALL) - len(values))
 
     def forward(self) -> tuple[Tensor, ...]:

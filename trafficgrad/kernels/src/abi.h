@@ -75,6 +75,7 @@ struct Setup {
 // One call: a step, or T of them. Missing arrays are null.
 struct Call {
     int64_t worlds, vehicles, steps, threads, soft;
+    int64_t keeps_sides;  // who is in the lanes beside is kept for the way back, instead of searched again
     int32_t *order;  // [B, N] a permutation of the slots, any one: a hint that is renewed
     // the state before, [B, N]; time and left [B]
     const void *position, *speed, *lateral, *heading, *cooldown;
@@ -141,7 +142,7 @@ TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t
 TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
 TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
 TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(
-    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes);
+    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t keeps_sides, int64_t real_bytes);
 TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call);
 TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call);

@@ -39,7 +39,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
                                : static_cast<const T *>(call.time) + first;
             if (t) go_back_to(t - 1);
             else if (call.steps > 1) forward.load();
-            Trace<T> trace;
+            Trace<T> trace = w.trace;
             forward.keep_in_saved(trace, t);
             step(t, times, trace);
             std::swap(after, before);
@@ -199,6 +199,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         const RoadTrace<T> &road = trace.road;
         const bool routes = task.branched && setup.changes_lanes && setup.max_lanes > 1;
         forward.see();
+        if (task.soft && !task.keeps_sides) forward.look_around({true, true, true}, around);
         if (task.branched) std::memcpy(w.drivers.v0, road.speed, size_t(n) * sizeof(T));
         forward.follow(around);
         Lanes<T, FOUR, PAPER> lanes(task, around);

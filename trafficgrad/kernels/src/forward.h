@@ -115,13 +115,13 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         const int64_t side_by_side = group_size(task.vehicles), groups = (call.worlds + side_by_side - 1) / side_by_side;
         Trace<T> trace;
         Pieces count{nullptr};
-        trace.reserve(side_by_side * task.vehicles, task.soft, task.branched, count);
+        trace.reserve(side_by_side * task.vehicles, task.keeps_sides, task.branched, count);
         return static_cast<char *>(call.saved) + (t * groups + task.first / side_by_side) * count.used;
     }
 
     void keep_in_saved(Trace<T> &trace, int64_t t) const {
         Pieces pieces{saved(t)};
-        trace.reserve(group_size(task.vehicles) * task.vehicles, task.soft, task.branched, pieces);
+        trace.reserve(group_size(task.vehicles) * task.vehicles, task.keeps_sides, task.branched, pieces);
     }
 
     STAGE void load() {
@@ -194,15 +194,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             clear(trace.around, n, m, {task.lanes, task.lanes, task.lanes});
             driving.limit_speeds();
         } else {
-            const Wanted wanted = Lanes<T, FOUR, PAPER>::wanted(task, w.time);
-            for (int64_t k = 0; k < task.worlds; ++k) {
-                const int64_t base = k * task.vehicles;
-                find_around(
-                    setup, task.vehicles, int32_t(base), w.cars.position + base, w.drivers.length + base,
-                    w.cars.lane + base, w.present + base, call.order + (task.first + k) * task.vehicles, wanted,
-                    w.search, trace.around);
-            }
-            clear(trace.around, n, m, wanted);
+            look_around(Lanes<T, FOUR, PAPER>::wanted(task, w.time), trace.around);
         }
         if (call.overlaps) note_overlaps(t, trace.around);
         follow(trace.around);
@@ -239,6 +231,18 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         if (task.branched) cross_junctions(trace);
         else cross();
         change(trace);
+    }
+
+    // Who is around whom on roads that only go on.
+    void look_around(Wanted wanted, const Around<T> &around) {
+        for (int64_t k = 0; k < task.worlds; ++k) {
+            const int64_t base = k * task.vehicles;
+            find_around(
+                setup, task.vehicles, int32_t(base), w.cars.position + base, w.drivers.length + base,
+                w.cars.lane + base, w.present + base, call.order + (task.first + k) * task.vehicles, wanted, w.search,
+                around);
+        }
+        clear(around, n, m, wanted);
     }
 
     void note_grants(int64_t t, const Trace<T> &trace) const {

@@ -110,9 +110,9 @@ int64_t trafficgrad_use(const char *name) {
 }
 
 int64_t trafficgrad_saved_bytes(
-    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t soft, int64_t real_bytes
+    const Setup *setup, int64_t worlds, int64_t vehicles, int64_t keeps_sides, int64_t real_bytes
 ) {
-    return variant().saved_bytes(*setup, worlds, vehicles, soft != 0, real_bytes == 8);
+    return variant().saved_bytes(*setup, worlds, vehicles, keeps_sides != 0, real_bytes == 8);
 }
 
 void trafficgrad_forward_float(const Setup *setup, const Call *call) { run(*setup, *call, false, false); }

@@ -205,6 +205,7 @@ template <class T> struct Task {
     bool lanes;              // somebody may change lane
     bool asks;               // controlled vehicles ask for lanes
     bool soft;               // lane choices carry gradients
+    bool keeps_sides;
     bool steered, branched;
     const T *length, *width;
 
@@ -219,6 +220,7 @@ template <class T> struct Task {
         asks = call.request && lane_rows;
         lanes = setup.max_lanes > 1 && (setup.changes_lanes || asks || steered);
         soft = lanes && call.soft;
+        keeps_sides = soft && call.keeps_sides;
     }
 
     // Turns to the worlds from `begin` on.
