@@ -40,7 +40,7 @@ class Setup(ctypes.Structure):
 
     _fields_ = (
         *((name, _whole) for name in ("lanes", "edges", "road_edges", "max_lanes", "chains", "closed", "crossings")),
-        *((name, _whole) for name in ("routes", "rows_of_plan")),
+        ("routes", _whole),
         *((name, _pointer) for name in ("edge", "number", "left", "right", "successor", "predecessor", "chain")),
         *((name, _pointer) for name in ("first_lane", "edge_lanes", "length", "width")),
         ("levels", _whole),

@@ -208,7 +208,7 @@ class Plan:
             setattr(s, name, self._whole(getattr(j, name)))
         for name in JUNCTION_PLACES:
             setattr(s, name, self._real(getattr(j, name)))
-        s.routes, s.rows_of_plan = len(plan.route_start) - 1, len(plan.edge)
+        s.routes = len(plan.route_start) - 1
         s.next_lane, s.following_row, s.ends = (self._whole(x) for x in (plan.next_lane, plan.following, plan.ends))
         s.change, s.route_start = self._whole(plan.change), self._whole(plan.route_start)
         s.reach = self._real(plan.reach)

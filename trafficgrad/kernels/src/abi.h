@@ -26,9 +26,8 @@ enum Failure : int64_t {
 
 // What stays the same from step to step.
 struct Setup {
-    // the road
-    int64_t lanes, edges, road_edges, max_lanes, chains, closed, crossings, routes, rows_of_plan;  // edges: a junction
-    // lane counts as one
+    // the road; among `edges` every junction lane counts as one
+    int64_t lanes, edges, road_edges, max_lanes, chains, closed, crossings, routes;
     const int32_t *edge, *number, *left, *right, *successor, *predecessor, *chain;  // [A], -1 = none
     const int32_t *first_lane, *edge_lanes;                                                        // [edges]
     const void *length, *width;                                                                    // real [A]
