@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -100,6 +101,8 @@ def run(
     for package, extra in (("libsumo", "peers"), ("highway_env", "peers")):
         if importlib.util.find_spec(package) is None:
             console.print(f'{package} was not measured: it is not installed (pip install "trafficgrad[{extra}]").')
+    if importlib.util.find_spec("libsumo") is not None and not shutil.which("netconvert"):
+        console.print("SUMO was not measured: its netconvert is not on the PATH.")
     if library().missing is not None:
         console.print(f"The fused kernel was not measured: {library().missing}.")
     return rows
@@ -167,7 +170,7 @@ def _measure(size: Size, threads: int, repetitions: int, dtype: torch.dtype) -> 
 def _peer_rates(size: Size) -> dict[str, float]:
     """Vehicle-steps per second of those that are installed, one world each."""
     rates = {}
-    if importlib.util.find_spec("libsumo") is not None and size.vehicles < LARGE:
+    if importlib.util.find_spec("libsumo") is not None and shutil.which("netconvert") and size.vehicles < LARGE:
         rates["SUMO (libsumo), IDM, LC2013"] = _sumo_rate(size)
     if importlib.util.find_spec("highway_env") is not None and size.vehicles < ROAD_PEERS:
         rates["highway-env, road.act and road.step"] = _highway_rate(size)
