@@ -17,7 +17,16 @@ from trafficgrad.agents.normalizer import ObservationNormalizer
 from trafficgrad.config import StrictModel
 from trafficgrad.errors import TrafficGradError
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU}
+
+class Tanh(nn.Module):
+    """Hyperbolic tangent, as 2 sigmoid(2 x) - 1: PyTorch's own takes several times as long on many CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return torch.sigmoid(x * 2.0) * 2.0 - 1.0
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": Tanh, "elu": nn.ELU, "relu": nn.ReLU}
 LOG_STD_BOUNDS = (-5.0, 1.0)
 Activation = Literal["tanh", "elu", "relu"]
 Units = list[Annotated[int, Field(ge=1)]]

@@ -70,10 +70,14 @@ class Regression:
     after: float  # the same at the end
     attempts: int
     converged: bool  # after < before; otherwise the actor is what it was
+    mean: Tensor  # [S, ..., A], the actor's mean actions now
 
 
 class AlphaRegression:
-    """Full-batch Adam on the squared distance to the moved actions; it restores what a failed attempt changed.
+    """Minibatch Adam on the squared distance to the moved actions; it restores what a failed attempt changed.
+
+    The published algorithm takes 16 steps on all samples; a dozen on as many minibatches with twice the rate come as
+    close (docs/performance.md) at a tenth of the cost.
 
     A failed attempt puts back the parameters and the optimiser's moments, and the next starts with the learning rate
     divided by ``SHRINK`` once more. If all attempts fail, the next call starts from the smaller rate.
@@ -90,40 +94,65 @@ class AlphaRegression:
         optimizer: torch.optim.Optimizer,
         learning_rate: float,
         iterations: int,
+        minibatch: int | None = None,
         moves_std: bool = True,
     ) -> None:
-        """``moves_std``: the standard deviation is fitted too; otherwise it stays what it is."""
+        """``minibatch``: samples of a step (about), None: all of them. ``moves_std``: the standard deviation is fitted
+        too; otherwise it stays what it is.
+        """
         self.actor = actor
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.iterations = iterations
+        self.minibatch = minibatch
         self.moves_std = moves_std
 
-    def _loss(self, observation: Tensor, noise: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
+    def _loss(self, mean_: Tensor, noise: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         std = self.actor.log_std.exp()
-        reached = self.actor(observation) + (std if self.moves_std else std.detach()) * noise
+        reached = mean_ + (std if self.moves_std else std.detach()) * noise
         return mean((reached - target).square().sum(-1), present)
 
-    def fit(self, observation: Tensor, noise: Tensor, target: Tensor, present: Tensor | None = None) -> Regression:
+    def fit(
+        self,
+        observation: Tensor,
+        begin: Tensor,
+        noise: Tensor,
+        target: Tensor,
+        present: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Regression:
         """Move the actor so that ``mean(observation) + std * noise`` approaches ``target``.
 
         Args:
             observation: Tensor, shape (S, ..., O), normalised.
+            begin: Tensor, shape (S, ..., A), the actor's mean actions now.
             noise: Tensor, shape (S, ..., A), the eps of the actions that were taken.
             target: Tensor, shape (S, ..., A), the moved actions.
             present: bool Tensor, shape (S, ...), samples that count; None: all.
+            generator: source of the shuffling.
         """
-        actor = self.actor
+        actor, samples = self.actor, len(target)
         parameters = list(actor.parameters() if self.moves_std else actor.network.parameters())
-        weights = copy.deepcopy(actor.state_dict())
+        kept = {name: x.clone() for name, x in actor.state_dict().items()}
         moments = copy.deepcopy(self.optimizer.state_dict())
-        rate, before, after = self.learning_rate, 0.0, 0.0
+        parts = 1 if self.minibatch is None else max(1, round(samples / self.minibatch))
+        with torch.no_grad():
+            before = float(self._loss(begin, noise, target, present))
+        if before == 0:  # the actor is there already: no gradient anywhere, nothing to learn about the rate
+            return Regression(before, before, 1, False, begin)
+        rate = self.learning_rate
         for attempt in range(1, self.ATTEMPTS + 1):
             self.optimizer.param_groups[0]["lr"] = rate
-            for iteration in range(self.iterations):
-                loss = self._loss(observation, noise, target, present)
-                if iteration == 0:
-                    first = loss.detach()
+            batches: list[Any] = []
+            for _ in range(self.iterations):
+                if not batches:
+                    batches = [slice(None)]
+                    if parts > 1:
+                        order = torch.randperm(samples, generator=generator, device=target.device)
+                        batches = list(order.tensor_split(parts))
+                rows = batches.pop()
+                there = None if present is None else present[rows]
+                loss = self._loss(actor(observation[rows]), noise[rows], target[rows], there)
                 gradients = torch.autograd.grad(loss, parameters)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
@@ -131,16 +160,15 @@ class AlphaRegression:
                 self.optimizer.step()
                 actor.project()
             with torch.no_grad():
-                before, after = torch.stack([first, self._loss(observation, noise, target, present)]).tolist()
+                end = actor(observation)
+                after = float(self._loss(end, noise, target, present))
             if after < before:
-                return Regression(before, after, attempt, True)
-            actor.load_state_dict(weights)
+                return Regression(before, after, attempt, True, end)
+            actor.load_state_dict(kept)
             self.optimizer.load_state_dict(copy.deepcopy(moments))
-            if before == 0:  # the actor is there already: no gradient anywhere, nothing to learn about the rate
-                return Regression(before, before, attempt, False)
             rate /= self.SHRINK
         self.learning_rate = max(self.learning_rate / self.SHRINK, min(self.SMALLEST, self.learning_rate))
-        return Regression(before, before, self.ATTEMPTS, False)
+        return Regression(before, before, self.ATTEMPTS, False, begin)
 
     def state_dict(self) -> dict[str, Any]:
         """Learning rate and moments."""

@@ -62,6 +62,9 @@ class TrainingConfig(StrictModel):
     agent: AgentConfig = GIPPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int | None = Field(default=None, ge=1, description="PyTorch threads; null = PyTorch's choice")
+    simulator_threads: int | None = Field(
+        default=None, ge=1, description="threads of the fused kernel; null = one for every core"
+    )
     device: str = Field(default="cpu", description="cpu, cuda, cuda:0, mps")
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="floating point type of simulator and networks"

@@ -46,13 +46,13 @@ class GIPPOConfig(UpdateConfig):
     alpha_max: float = Field(default=1.0, gt=0, description="alpha never rises above")
     alpha_factor: float = Field(default=1.1, gt=1, description="alpha is multiplied or divided by it after each update")
     alpha_learning_rate: float = Field(
-        default=5e-4, gt=0, description="Adam's rate in the regression of the alpha-policy"
+        default=1e-3, gt=0, description="Adam's rate in the regression of the alpha-policy"
     )
-    alpha_iterations: int = Field(default=16, ge=1, description="gradient steps of the regression")
-    alpha_samples: int | None = Field(
-        default=4096,
+    alpha_iterations: int = Field(default=12, ge=1, description="gradient steps of the regression")
+    alpha_minibatch: int | None = Field(
+        default=512,
         ge=1,
-        description="decisions of one world each that the regression uses, drawn at random; null = all",
+        description="decisions of one world each, per step of the regression (about); null = all, as published",
     )
     alpha_moves_std: bool = Field(
         default=True,
@@ -107,7 +107,12 @@ class GIPPO(Agent):
         fitted = networks.actor if config.alpha_moves_std else networks.actor.network
         optimizer = adam(fitted.parameters(), config.alpha_learning_rate, betas=(0.7, 0.95))
         self.regression = AlphaRegression(
-            networks.actor, optimizer, config.alpha_learning_rate, config.alpha_iterations, config.alpha_moves_std
+            networks.actor,
+            optimizer,
+            config.alpha_learning_rate,
+            config.alpha_iterations,
+            config.alpha_minibatch,
+            config.alpha_moves_std,
         )
         self.bias = BiasTest()
 
@@ -125,17 +130,14 @@ class GIPPO(Agent):
         config, actor = self.config, self.networks.actor
         direction, metrics = self.direction(rollout)
         target = rollout.action + self.alpha * direction
-        observation, noise, target = (x.flatten(0, 1) for x in (rollout.observation, rollout.eps, target))
+        observation, mean, noise, target = (
+            x.flatten(0, 1) for x in (rollout.observation, rollout.mean, rollout.eps, target)
+        )
         present = None if rollout.present is None else rollout.present.flatten(0, 1)
-        samples = len(target)
-        if config.alpha_samples is not None and config.alpha_samples < samples:
-            rows = torch.randperm(samples, generator=self.generator, device=target.device)[: config.alpha_samples]
-            observation, noise, target = observation[rows], noise[rows], target[rows]
-            present = None if present is None else present[rows]
-        fit = self.regression.fit(observation, noise, target, present)
+        fit = self.regression.fit(observation, mean, noise, target, present, self.generator)
 
         with torch.no_grad():
-            mean = actor(rollout.observation)
+            mean = fit.mean.view_as(rollout.mean)
             log_prob = gaussian_log_prob(rollout.action, mean, actor.log_std, actor.free_or_none)
             if rollout.present is not None:
                 log_prob = log_prob.masked_fill(~rollout.present, 0.0)

@@ -211,12 +211,12 @@ def test_a_failed_regression_restores_parameters_and_moments():
     optimizer = adam(actor.parameters(), 1e-3, betas=(0.7, 0.95))
     regression = AlphaRegression(actor, optimizer, 1e-3, 4)
     target = rollout.action + 0.1
-    parts = (rollout.observation, rollout.eps, target)
+    parts = (rollout.observation, rollout.mean, rollout.eps, target)
     fit = regression.fit(*parts)
     assert fit.converged and fit.attempts == 1 and regression.learning_rate == 1e-3
     weights, moments = copy.deepcopy(actor.state_dict()), copy.deepcopy(optimizer.state_dict())
     regression.learning_rate = 1e6
-    fit = regression.fit(*parts)
+    fit = regression.fit(rollout.observation, actor(rollout.observation).detach(), *parts[2:])
     assert not fit.converged and fit.attempts == AlphaRegression.ATTEMPTS
     assert regression.learning_rate == pytest.approx(1e6 / 1.5)
     assert all(torch.equal(weights[name], value) for name, value in actor.state_dict().items())
@@ -228,14 +228,17 @@ def test_a_rate_that_is_too_bold_is_shrunk_until_it_fits():
     networks, rollout = networks_and_rollout(gradient=True)
     optimizer = adam(networks.actor.parameters(), 1.0, betas=(0.7, 0.95))
     regression = AlphaRegression(networks.actor, optimizer, 0.3, 3)
-    fit = regression.fit(rollout.observation, rollout.eps, rollout.action + 0.05)
+    fit = regression.fit(rollout.observation, rollout.mean, rollout.eps, rollout.action + 0.05)
     assert fit.converged and fit.attempts > 1 and fit.after < fit.before
     assert regression.learning_rate == 0.3  # the next call starts from the configured rate again
 
 
-def test_regression_on_a_random_part_of_the_rollout():
-    agent, rollout = agent_and_rollout(alpha_samples=64)
-    assert agent.alpha_step(rollout)[0]["surrogate_improvement"] > 0
+@pytest.mark.parametrize("minibatch", [None, 16])
+def test_regression_on_all_samples_or_on_minibatches(minibatch):
+    agent, rollout = agent_and_rollout(alpha_minibatch=minibatch)
+    metrics = agent.alpha_step(rollout)[0]
+    assert metrics["surrogate_improvement"] > 0
+    assert metrics["regression_after"] < metrics["regression_before"]
 
 
 def test_state_is_restored():

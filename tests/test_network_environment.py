@@ -232,7 +232,7 @@ def test_a_rollout_stores_who_was_there() -> None:
 def test_rewards_by_hand() -> None:
     env = env_of(MERGE, "vehicles.human.desired_speed=20.0", "simulation.decision_steps=1")
     state = env.reset(1, torch.Generator().manual_seed(2)).traffic
-    function = {name: f for name, (_, f) in env._rewards.items()}
+    function = {name: f for name, (_, f) in env._judge.rewards.items()}
     count = state.vehicles
     after = TrafficState(
         torch.linspace(0.0, 140.0, count).double()[None],

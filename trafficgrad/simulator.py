@@ -23,7 +23,8 @@ from trafficgrad.dynamics import INTEGRATORS, Integrator, integrate, kinematic_b
 from trafficgrad.entrances import Entrance, EntryDrivers, last_vehicles
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.gradients import LaneGradient, SignalGradient
-from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, fused, plan_for, sight
+from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, decision, fused, plan_for, sight
+from trafficgrad.kernels.decision import Decision, Wish
 from trafficgrad.lane_change import LaneChange, LaneChoice
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
@@ -241,6 +242,17 @@ class Simulator:
             if action.signal is not None:
                 action = dataclasses.replace(action, signal=action.signal.expand(steps, *action.signal.shape))
         return fused.hold(plan, state, steps, action, noise, self.dt)
+
+    def decide(
+        self, state: TrafficState, steps: int, action: Action | None, noise: Tensor | None, wish: Wish
+    ) -> Decision | None:
+        """Like :meth:`hold`, with what an environment makes of it; None where the kernel does not tell that."""
+        plan = None if self.demand is not None else plan_for(self, state)
+        if plan is None or decision.why_not(plan, wish) is not None:
+            return None
+        if action is not None:
+            self._check_shapes(action, (state.worlds, len(self.fleet.slots)))
+        return decision.decide(plan, wish, state, steps, action, noise, self.dt)
 
     def sample_noise(self, state: TrafficState, generator: torch.Generator | None = None) -> Tensor | None:
         """Standard normal [B, N] for one step, or None where no vehicle has acceleration noise."""

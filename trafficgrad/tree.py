@@ -90,6 +90,8 @@ def where(mask: Tensor, tree: T, other: T) -> T:
     """Per world: ``tree`` where ``mask`` [B] holds, else ``other``. The graph of the branch not taken is cut."""
 
     def choose(x: Tensor, y: Tensor) -> Tensor:
+        if not x.numel():
+            return x
         return torch.where(mask.view(-1, *([1] * (x.dim() - 1))), x, y)
 
     return tree_map(choose, tree, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -64,30 +65,45 @@ class HeldAction:
         self._control, self._kind, self._slots = scenario.control, scenario.vehicles.controlled.control, slots
         first = rows[..., 0] if vehicles else flat.new_zeros(worlds, 0)
         self._first, self._second = first, rows[..., 1] if rows.shape[-1] > 1 else None
-        self._vehicle, self._there = traffic.vehicle_id[:, slots], traffic.active[:, slots]
-        self._done = torch.zeros(first.shape, dtype=torch.bool, device=first.device)
-        # Weights of the offers' gradients; they are known at the decision's end, before anybody asks for a gradient.
-        steps = scenario.simulation.decision_steps
-        self._weights = first.new_full((steps, *first.shape), 1.0 / steps)
-        self._step = 0
+        self._begin, self._steps, self._step = traffic, scenario.simulation.decision_steps, 0
 
-    def constant(self) -> Action | None:
-        """The action if it is the same in all steps, but for requests that end when they are granted; else None.
+    @cached_property
+    def _vehicle(self) -> Tensor:
+        return self._begin.vehicle_id[:, self._slots]
 
-        Only on roads that nobody comes to or leaves.
+    @cached_property
+    def _there(self) -> Tensor:
+        return self._begin.active[:, self._slots]
+
+    @cached_property
+    def _done(self) -> Tensor:
+        """Whose request was granted."""
+        return torch.zeros(self._first.shape, dtype=torch.bool, device=self._first.device)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """Of the offers' gradients; they are known at the decision's end, before anybody asks for a gradient."""
+        return self._first.new_full((self._steps, *self._first.shape), 1.0 / self._steps)
+
+    def constant(self, traffic: TrafficState, steps: int) -> Action | None:
+        """The action if it is the same in all ``steps`` that begin with ``traffic``, but for requests that end when
+        they are granted; else None. Only on roads that nobody comes to.
         """
         control, second = self._control, self._second
-        if control.command == "heading_and_speed" or control.speed_limits is not None:
+        if control.command == "heading_and_speed":
+            return self.at(0, traffic) if steps == 1 else None
+        if control.speed_limits is not None and steps > 1:
             return None
-        acceleration = torch.where(
-            self._there, _clip(self._first * control.acceleration_scale, *control.acceleration), 0.0
-        )
+        # Empty slots do nothing whatever is asked of them.
+        acceleration = _clip(self._first * control.acceleration_scale, *control.acceleration)
+        if control.speed_limits is not None:
+            acceleration = _limit_speed(acceleration, traffic.speed[:, self._slots], control)
         if self._kind == "steered" and second is not None:
-            steering = torch.where(self._there, _clip(second * control.steering_scale, *control.steering), 0.0)
+            steering = _clip(second * control.steering_scale, *control.steering)
             return Action(acceleration, None, steering, self._signal)
         if self._kind != "lane" or second is None:
             return Action(acceleration, signal=self._signal)
-        return Action(acceleration, torch.where(self._there, second, 0.0), signal=self._signal)
+        return Action(acceleration, second, signal=self._signal)
 
     def at(self, i: int, traffic: TrafficState) -> Action:
         """The action of simulator step ``i``, which begins with ``traffic``."""
@@ -110,7 +126,7 @@ class HeldAction:
             return Action(acceleration, None, steering, self._signal)
         if self._kind != "lane" or second is None:
             return Action(acceleration, signal=self._signal)
-        request = scale_gradient(second, self._weights[i])
+        request = second if self._steps == 1 else scale_gradient(second, self._weights[i])
         return Action(acceleration, torch.where(self._done | ~addressed, 0.0, request), signal=self._signal)
 
     def granted(self, changed: Tensor) -> None:
@@ -165,6 +181,8 @@ def _limit_speed(acceleration: Tensor, speed: Tensor, control: ControlConfig) ->
     if control.speed_limits is None:
         return acceleration
     low, high = control.speed_limits
+    if speed.device.type == "cpu" and not bool(((speed > high) | (speed < low)).any()):
+        return acceleration
     back = high - speed
     acceleration = torch.where((speed > high) & (acceleration > back), back, acceleration)
     back = low - speed
@@ -184,4 +202,4 @@ def _share(x: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def _clip(x: Tensor, low: float, high: float) -> Tensor:
-    return torch.where(x > low, torch.where(x < high, x, high), low)
+    return x.clamp(low, high)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -15,12 +13,10 @@ from torch import Tensor
 from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
 from trafficgrad.envs.held_action import SWITCH, HeldAction, Switches, action_labels, encode
+from trafficgrad.envs.outcome import Driven, Judge, Outcome, wish_of
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.failures import Failures, failures
 from trafficgrad.observations import controlled_signals, observation_labels, observe
 from trafficgrad.randomness import mix
-from trafficgrad.rewards import reward_terms
-from trafficgrad.scenario_sections.task import PaceReward
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 from trafficgrad.trajectory import Trajectory
@@ -30,10 +26,9 @@ from trafficgrad.tree import register_record
 @register_record
 @dataclass(frozen=True)
 class Scene:
-    """Traffic, who surrounds whom in it, and what is observed of it."""
+    """Traffic, and what is observed of it."""
 
     traffic: TrafficState
-    neighbors: Neighbors
     observation: Tensor  # [B, C, O] or [B, C * O]
 
 
@@ -56,63 +51,6 @@ class TrafficEnvState:
     def traffic(self) -> TrafficState:
         """The simulator's state."""
         return self.scene.traffic
-
-
-class Driven:
-    """The ``T`` simulator steps of a decision, before any reset."""
-
-    def __init__(
-        self,
-        states: list[TrafficState] | Trajectory,
-        actions: list[Action | None],
-        last: TrafficState,
-        overlapping: Tensor,
-        changes: Tensor,
-        around: Neighbors,
-        dt: float,
-    ) -> None:
-        """``states`` between the steps, T + 1; ``actions`` of each step, or one for all."""
-        self._states, self._actions, self._dt = states, actions, dt
-        self.last = last
-        self.overlapping = overlapping  # [T, B] bool, somebody is within the vehicle ahead after the step
-        self.changes = changes  # [B] lane changes, all together
-        self.around = around  # in the last state
-        self.steps = len(overlapping)
-
-    @cached_property
-    def whole(self) -> Trajectory:
-        """The states between all steps."""
-        states = self._states
-        return states if isinstance(states, Trajectory) else Trajectory.of(states, None, self._dt)
-
-    def state(self, t: int) -> TrafficState:
-        """The state after ``t`` steps."""
-        return self._states.state(t) if isinstance(self._states, Trajectory) else self._states[t]
-
-    def action_at(self, t: int) -> Action | None:
-        """What was done in step ``t``."""
-        return self._actions[t if len(self._actions) > 1 else 0]
-
-    @cached_property
-    def before(self) -> TrafficState:
-        """The states before all steps as T * B worlds."""
-        return self.state(0) if self.steps == 1 else _side_by_side(self.whole, slice(0, -1))
-
-    @cached_property
-    def after(self) -> TrafficState:
-        """The states after all steps as T * B worlds."""
-        return self.last if self.steps == 1 else _side_by_side(self.whole, slice(1, None))
-
-    @cached_property
-    def action(self) -> Action | None:
-        """What was done in all steps, [T * B, ...]."""
-        if self.steps == 1 or self._actions[0] is None:
-            return self._actions[0]
-        return tree.concatenate([self.action_at(t) for t in range(self.steps)])
-
-
-def _side_by_side(whole: Trajectory, times: slice) -> TrafficState:
-    return tree.tree_map(lambda x: x[times].flatten(0, 1), whole.states)
 
 
 class TrafficEnv(DifferentiableEnv):
@@ -150,7 +88,7 @@ class TrafficEnv(DifferentiableEnv):
         self.switches = Switches(signals, count)
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
         self.human[self.slots] = False
-        self._rewards = reward_terms(scenario.reward, self.human)
+        self._judge = Judge(scenario, self.simulator, self.human)
         shared = scenario.observation.shared
         rows = len(self.slots) or len(signals)
         self.agents = rows if shared else None
@@ -164,14 +102,10 @@ class TrafficEnv(DifferentiableEnv):
             actions = (*driving, *(f"signal {name}: {x}" for name in names for x in SWITCH))
         self.action_labels = actions
         self.horizon = scenario.horizon
-        self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
+        self.target = self._judge.target
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
-        self._alike = not any(
-            isinstance(x, Tensor) and x.dim() == 2
-            for part in (self.simulator.car_following, self.simulator.fleet)
-            for x in vars(part).values()
-        )
-        self._open = self.simulator.demand is not None or not self.simulator.network.is_closed
+        self._open = self._judge.is_open
+        self._wish = wish_of(scenario, self.target)
 
     # ------------------------------------------------------------------ interface
 
@@ -236,54 +170,59 @@ class TrafficEnv(DifferentiableEnv):
         self, env_state: TrafficEnvState, action: Tensor | None, noise: Tensor | None = None
     ) -> tuple[TrafficEnvState, Transition, Driven]:
         """Like :meth:`step`; also returns what happened in all simulator steps, for recording."""
-        begin, steps = env_state.scene.traffic, self.scenario.simulation.decision_steps
+        begin = env_state.scene.traffic
         plan = HeldAction(self.scenario, action, begin, self.slots, self.switches) if action is not None else None
-        driven = self._drive_at_once(begin, plan, noise)
-        if driven is None:
-            driven = self._drive_step_by_step(begin, env_state.scene.neighbors, plan, noise)
-        state, simulator = driven.last, self.simulator
-
-        def over_steps(function: Callable[[TrafficState, Action | None, TrafficState, Tensor], Tensor]) -> Tensor:
-            """What a function makes of every simulator step, [T, B, ...]; in one go where worlds have equal drivers."""
-            if self._alike:
-                found = function(driven.before, driven.action, driven.after, driven.overlapping.flatten())
-                return found.reshape(steps, -1, *found.shape[1:])
-            return torch.stack(
-                [
-                    function(driven.state(t), driven.action_at(t), driven.state(t + 1), driven.overlapping[t])
-                    for t in range(steps)
-                ]
-            )
-
-        parts = {
-            name: over_steps(lambda *step, function=function: function(*step, simulator)).mean(0)
-            for name, (_, function) in self._rewards.items()
-        }
-        ends = over_steps(lambda _, __, after, overlap: torch.stack(self._failures(after, overlap), -1)).any(0)
-        failed, collided = ends.unbind(-1)
-        reward = state.speed.new_zeros(state.worlds)
-        for name, (weight, _) in self._rewards.items():
-            reward = reward + weight * parts[name]
+        outcome, driven = self._decide(begin, plan, noise) or self._drive(begin, plan, noise)
+        failed, reward = outcome.failed, None
+        for name, (weight, _) in self._judge.rewards.items():
+            part = outcome.parts[name] if weight == 1.0 else weight * outcome.parts[name]
+            reward = part if reward is None else reward + part
+        if reward is None:
+            reward = begin.speed.new_zeros(begin.worlds)
         if self.scenario.failure.reward is not None:
             reward = torch.where(failed, self.scenario.failure.reward, reward)
-        terms = {name: part.detach() for name, part in parts.items()}
-        terms |= self._measures(begin, state, driven.changes, collided)
-        scene = self._look(state, driven.around)
+        terms = {name: part.detach() for name, part in outcome.parts.items()} | outcome.measures
+        if outcome.observation is None:
+            scene = self._look(outcome.last, outcome.around)
+        else:
+            scene = Scene(outcome.last, outcome.observation)
         elapsed = env_state.elapsed + 1
         transition_end = {"terminated": failed, "truncated": (elapsed >= self.horizon) & ~failed}
         transition = Transition(scene.observation, scene.observation, reward, **transition_end, terms=terms)
         after_reset = self._autoreset(dataclasses.replace(env_state, scene=scene, elapsed=elapsed), transition.done)
         return after_reset, dataclasses.replace(transition, observation=after_reset.observation), driven
 
-    def _failures(self, after: TrafficState, overlapping: Tensor) -> Failures:
-        return failures(after, overlapping, self.simulator, self.scenario.failure)
+    def _decide(
+        self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None
+    ) -> tuple[Outcome, Driven] | None:
+        """All simulator steps of a decision and what they lead to in one call of the fused kernel; None where that
+        cannot be.
+        """
+        steps = self.scenario.simulation.decision_steps
+        action = None if plan is None else plan.constant(begin, steps)
+        if self._wish is None or (plan is not None and action is None):
+            return None
+        decision = self.simulator.decide(begin, steps, action, noise, self._wish)
+        if decision is None:
+            return None
+        outcome = self._judge.told(decision, self.scenario.observation.shared)
+        return outcome, Driven(decision.whole, [action], steps)
 
-    def _drive_at_once(self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None) -> Driven | None:
+    def _drive(self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None) -> tuple[Outcome, Driven]:
+        """The same in PyTorch, but for the simulator steps."""
+        found = self._drive_at_once(begin, plan, noise) or self._drive_step_by_step(begin, plan, noise)
+        driven, last, overlapping, changes, around = found
+        return self._judge.judge(driven, begin, last, overlapping, changes, around), driven
+
+    def _drive_at_once(
+        self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None
+    ) -> tuple[Driven, TrafficState, Tensor, Tensor, Neighbors] | None:
         """All simulator steps of a decision in one call of the fused kernel; None where that cannot be."""
-        action = None if plan is None else plan.constant()
+        steps = self.scenario.simulation.decision_steps
+        action = None if plan is None else plan.constant(begin, steps)
         if (plan is not None and action is None) or self._open:
             return None
-        record = self.simulator.hold(begin, self.scenario.simulation.decision_steps, action, noise)
+        record = self.simulator.hold(begin, steps, action, noise)
         if record is None:
             return None
         whole, overlapping = record
@@ -291,13 +230,16 @@ class TrafficEnv(DifferentiableEnv):
         around = self.simulator.neighbors(last)
         overlapping = torch.cat([overlapping[1:], metrics.overlaps(around).any(-1)[None]])
         changes = metrics.lane_changes(whole, self.simulator.network).to(self.dtype)
-        return Driven(whole, [action], last, overlapping, changes, around, self.simulator.dt)
+        return Driven(lambda: whole, [action], steps), last, overlapping, changes, around
 
     def _drive_step_by_step(
-        self, begin: TrafficState, around: Neighbors, plan: HeldAction | None, noise: Tensor | None
-    ) -> Driven:
+        self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None
+    ) -> tuple[Driven, TrafficState, Tensor, Tensor, Neighbors]:
         state, changes = begin, begin.speed.new_zeros(begin.worlds)
-        states, actions, overlapping = [begin], [], []
+        around = None
+        states: list[TrafficState] = [begin]
+        actions: list[Action | None] = []
+        overlapping = []
         for i in range(self.scenario.simulation.decision_steps):
             applied = plan.at(i, state) if plan is not None else None
             after = self.simulator.step(state, applied, None if noise is None else noise[i], around)
@@ -305,12 +247,14 @@ class TrafficEnv(DifferentiableEnv):
             changed = metrics.changed_lanes(state, after, self.simulator.network)
             if plan is not None:
                 plan.granted(changed)
-            changes = changes + changed.sum(-1)
+            changes = changes + (changed & after.active).sum(-1)
             states.append(after)
             actions.append(applied)
             overlapping.append(metrics.overlaps(around).any(-1))
             state = after
-        return Driven(states, actions, state, torch.stack(overlapping), changes, around, self.simulator.dt)
+        assert around is not None
+        driven = Driven(lambda: Trajectory.of(states, None, self.simulator.dt), actions, len(actions))
+        return driven, state, torch.stack(overlapping), changes, around
 
     def encode(self, action: Action, traffic: TrafficState) -> Tensor:
         """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""
@@ -336,11 +280,11 @@ class TrafficEnv(DifferentiableEnv):
     # ------------------------------------------------------------------ parts
 
     def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
-        around = self.simulator.neighbors(traffic) if around is None else around
         if not self.observation_labels:
-            return Scene(traffic, around, traffic.speed.new_zeros(traffic.worlds, 0, 0))
+            return Scene(traffic, traffic.speed.new_zeros(traffic.worlds, 0, 0))
+        around = self.simulator.neighbors(traffic) if around is None else around
         scenario = self.scenario
-        return Scene(traffic, around, observe(traffic, around, self.simulator, scenario.observation, scenario.control))
+        return Scene(traffic, observe(traffic, around, self.simulator, scenario.observation, scenario.control))
 
     def _is_stationary(self) -> bool:
         """Whether traffic that was warmed up meets the same demand at all times."""
@@ -349,27 +293,6 @@ class TrafficEnv(DifferentiableEnv):
         warm = self.scenario.simulation.warmup_steps * self.simulator.dt
         inflows = self.simulator.demand.inflows
         return all(i.kind != "schedule" and i.begin <= warm and math.isinf(i.end) for i in inflows)
-
-    @torch.no_grad()
-    def _measures(
-        self, before: TrafficState, state: TrafficState, changes: Tensor, collided: Tensor
-    ) -> dict[str, Tensor]:
-        dtype = state.speed.dtype
-        measures = {
-            "mean_speed": metrics.mean_speed(state),
-            "speed_deviation": metrics.speed_deviation(state, self.human),
-            "standing": metrics.standing(state, self.human),
-            "lane_changes": changes,
-            "collisions": collided.to(dtype),
-        }
-        if self._open:
-            measures["vehicles"] = state.active.sum(-1).to(dtype)
-            measures["left"] = (state.left - before.left).to(dtype)
-        if self.simulator.demand is not None:
-            measures["waiting_outside"] = self.simulator.demand.waiting(state).sum(-1).to(dtype)
-        if self.target is not None:
-            measures["speed_error"] = metrics.speed_error(state, self.target, self.human)
-        return measures
 
     def _autoreset(self, env_state: TrafficEnvState, done: Tensor) -> TrafficEnvState:
         # Looking at the values is free on a CPU; elsewhere it would wait for the device.

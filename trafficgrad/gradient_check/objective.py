@@ -81,7 +81,9 @@ class WindowObjective:
             total = total + weight * torch.where(alive, transition.reward, 0.0)
             weight *= self.discount
             changed = changed | (alive & (transition.terms["lane_changes"] > 0))
-            history = torch.where(alive, _fingerprint(history, driven.whole, state, transition.terminated), history)
+            leader = env.simulator.neighbors(tree.detach(state.traffic)).leader[..., 1]
+            mixed = _fingerprint(history, driven.whole, leader, transition.terminated)
+            history = torch.where(alive, mixed, history)
             failed = failed | (alive & transition.terminated)
             alive = alive & ~transition.done
             if t + 1 in self.horizons:
@@ -92,15 +94,14 @@ class WindowObjective:
 def _begin(env: TrafficEnv, start: TrafficState) -> TrafficEnvState:
     """Worlds at ``start``, with its graph; finished ones are replaced by a stand-in that nobody looks at."""
     around = env.simulator.neighbors(start)
-    scene = Scene(start, around, observe(start, around, env.simulator, env.scenario.observation, env.scenario.control))
+    scene = Scene(start, observe(start, around, env.simulator, env.scenario.observation, env.scenario.control))
     zero = torch.zeros(start.worlds, dtype=torch.int64, device=start.position.device)
     return TrafficEnvState(scene, zero, tree.detach(tree.index(scene, slice(0, 1))), zero)
 
 
 @torch.no_grad()
-def _fingerprint(history: Tensor, inner: Trajectory, state: TrafficEnvState, ended: Tensor) -> Tensor:
+def _fingerprint(history: Tensor, inner: Trajectory, leader: Tensor, ended: Tensor) -> Tensor:
     """``history`` [S] with the lanes of every simulator step, the leaders at the end and the end itself mixed in."""
-    leader = state.scene.neighbors.leader[..., 1]
     facts = torch.cat([*inner.lane[1:], torch.where(ended[:, None], -2, leader), ended[:, None].long()], -1)
     place = torch.arange(1, facts.shape[-1] + 1, device=facts.device)
     weights = (place * _MIX + 1442695040888963407) | 1

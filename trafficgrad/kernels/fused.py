@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.layout import CALL, PARAMETERS, pack_call
+from trafficgrad.kernels.library import threads
 from trafficgrad.kernels.plan import Plan
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
@@ -41,8 +42,10 @@ _ORDER = CALL.index("order")
 _Three = ctypes.c_int64 * 3
 
 
-class _Run:
+class Run:
     """One call of the kernel: what goes in, and what comes out beside the tensors that carry gradients."""
+
+    judged = False  # the call also tells an outcome: then cotangents are those of the last state alone
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class _Run:
         self.granted = self.overlaps = None
         if held and action is not None:
             self.granted = torch.empty(self.acceleration.shape, dtype=torch.int64)  # type: ignore[union-attr]
-        if held:
+        if held and not self.judged:
             self.overlaps = torch.empty((self.steps, len(self.position)), dtype=torch.bool)
 
     def differentiable(self) -> list[Tensor]:
@@ -155,7 +158,7 @@ class _Run:
         order = plan.take_order(worlds, vehicles)
         failed = _Three()
         self.values = [
-            *(worlds, vehicles, self.steps, torch.get_num_threads(), self.soft, keeps_sides, order.data_ptr()),
+            *(worlds, vehicles, self.steps, threads(), self.soft, keeps_sides, order.data_ptr()),
             *(self.position.data_ptr(), self.speed.data_ptr(), self.lateral.data_ptr(), self.heading.data_ptr()),
             *(self.cooldown.data_ptr(), lane.data_ptr(), previous.data_ptr(), driver.data_ptr()),
             *(active.data_ptr(), time.data_ptr(), left.data_ptr()),
@@ -172,18 +175,35 @@ class _Run:
             *((0, 0) if self.coming is None else (x.data_ptr() for x in self.coming)),
             0 if self.saved is None else -(-self.saved.data_ptr() // 64) * 64,
         ]
-        plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS))
+        plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS), self.outcome())
         plan.keep_order(order)
         if failed[0]:
             refuse(*failed)
         return made
+
+    def outcome(self) -> bytes | None:
+        """What else the kernel shall tell."""
+        return None
+
+    def without_gradient(self) -> set[str]:
+        """Names of the fields after that cannot carry one, whoever asks."""
+        names, plan = self.names, self.plan
+        fixed = {"cooldown"} if not ("cooldown" in names or "change_cooldown" in names) else set()
+        if not self.soft and _ASIDE.issuperset(names):  # none of it moves anybody
+            fixed |= {"position", "speed", "heading", "passed"}
+        if not (self.soft or (plan.steered and self.acceleration is not None) or "lateral" in names):
+            fixed.add("lateral")
+        if not (plan.carries or "passed" in names):
+            fixed.add("passed")
+        return fixed
 
     def backward(self, bars: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Cotangents of the differentiable tensors."""
         plan, like = self.plan, self.position
         worlds, vehicles = like.shape
         held = {name: bar.contiguous() for name, bar in zip(self.made, bars, strict=True) if bar is not None}
-        skip = worlds * vehicles * plan.dtype.itemsize if self.whole else 0
+        all_times = self.whole and not self.judged
+        skip = worlds * vehicles * plan.dtype.itemsize if all_times else 0
         found: dict[str, Tensor] = {}
         for name in self.names:
             parameter = plan.tensors.get(name)
@@ -202,7 +222,7 @@ class _Run:
             *[held[name].data_ptr() + skip if name in held else 0 for name in _CARRIED],
             *[found[name].data_ptr() if name in found else 0 for name in _BARS],
         )
-        plan.backward(plan.address, values)
+        plan.backward(plan.address, values, self.outcome())
         plan.keep_order(order)
         if failed[0]:
             refuse(*failed)
@@ -212,7 +232,7 @@ class _Run:
             if parameter is not None:
                 if bar.shape != parameter.shape or parameter.dim() == plan.tables.get(name, 1):
                     bar = bar.sum(0).reshape(parameter.shape)
-            elif self.whole and name in held:
+            elif all_times and name in held:
                 bar = bar + held[name][0]  # what was asked about the state before
             result.append(bar)
         return result
@@ -220,19 +240,12 @@ class _Run:
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: _Run, tell_coming: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, run: Run, tell_coming: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         made = run.forward(True, tell_coming)
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*made, *tensors)
-        names, plan = run.names, run.plan
-        fixed = {"cooldown"} if not ("cooldown" in names or "change_cooldown" in names) else set()
-        if not run.soft and _ASIDE.issuperset(names):  # none of it moves anybody
-            fixed |= {"position", "speed", "heading", "passed"}
-        if not (run.soft or (plan.steered and run.acceleration is not None) or "lateral" in names):
-            fixed.add("lateral")
-        if not (plan.carries or "passed" in names):
-            fixed.add("passed")
+        fixed = run.without_gradient()
         ctx.mark_non_differentiable(*(x for name, x in zip(run.made, made, strict=True) if name in fixed))
         return tuple(made)
 
@@ -243,7 +256,7 @@ class _Fused(torch.autograd.Function):
         return (None, None, *ctx.run.backward(bars))
 
 
-def _changed(run: _Run, tell_coming: bool = False) -> dict[str, Tensor]:
+def _changed(run: Run, tell_coming: bool = False) -> dict[str, Tensor]:
     """Fields of the states after that the kernel has made."""
     tensors = run.differentiable() if torch.is_grad_enabled() else []
     run.decide_softness(bool(tensors))
@@ -259,7 +272,7 @@ def step(
     With ``tell_coming``, where roads meet and part: also who was coming to each lane next before the step, [B, A] slots
     (-1 = nobody), and from how far away, m.
     """
-    run = _Run(plan, state, action, noise, None)
+    run = Run(plan, state, action, noise, None)
     after = object.__new__(TrafficState)  # the constructor would check again what the kernel has made
     after.__dict__.update(state.__dict__)
     after.__dict__.update(_changed(run, tell_coming))
@@ -271,7 +284,7 @@ def rollout(
 ) -> Trajectory:
     """``steps`` steps in one call. Fields that do not change are shown once for all times."""
     fields = {name: x.expand(steps + 1, *x.shape) for name, x in vars(state).items()}
-    fields |= _changed(_Run(plan, state, actions, noise, steps))
+    fields |= _changed(Run(plan, state, actions, noise, steps))
     return Trajectory(**fields, actions=actions, dt=dt)
 
 
@@ -283,7 +296,7 @@ def hold(
     A lane request is dropped once it is granted; its gradient is that of the granting step, or the mean over the steps
     where none granted it. Also returns whether somebody was within the vehicle ahead before each step, [T, B] bool.
     """
-    run = _Run(plan, state, action, noise, steps, True)
+    run = Run(plan, state, action, noise, steps, True)
     fields = {name: x.expand(steps + 1, *x.shape) for name, x in vars(state).items()}
     fields |= _changed(run)
     assert run.overlaps is not None

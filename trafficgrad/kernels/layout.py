@@ -104,3 +104,30 @@ SIGHT = (
 )
 pack_sight = struct.Struct(f"={len(SIGHT)}q").pack
 SIGHT_BYTES = 8 * len(SIGHT)
+
+# What an environment can ask for about the states of a decision, in the kernel's order.
+TERMS = ("pace", "mean_speed", "speed_deviation", "acceleration", "collision")
+MEASURES = (
+    *("mean_speed", "speed_deviation", "standing", "lane_changes", "collisions", "vehicles", "left", "speed_error"),
+)
+MOST_OTHERS = 16
+
+
+class WishRecord(ctypes.Structure):
+    """What an environment wants to know; the same from decision to decision."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("place", "circumference")),
+        *((name, _whole) for name in ("sees", "others")),
+        *((name, _real) for name in ("target_speed", "speed_scale", "gap_scale", "distance_scale", "beside_distance")),
+        ("earns", _whole * len(TERMS)),
+        ("scale", _real * len(TERMS)),
+        *((name, _whole) for name in ("fails_overlapping", "fails_off_road", "fails_overtaken")),
+        *((name, _real) for name in ("nearest", "farthest", "target", "standing")),
+    )
+
+
+# The members of an outcome, in order; all are whole numbers or addresses, 0 = missing.
+OUTCOME = ("wish", "observation", "term", "measure", "failed", "collided", "bar_observation", "bar_term")
+pack_outcome = struct.Struct(f"={len(OUTCOME)}q").pack
+OUTCOME_BYTES = 8 * len(OUTCOME)

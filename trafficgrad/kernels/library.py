@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from trafficgrad.kernels.layout import CALL_BYTES, PARAMETERS, SIGHT_BYTES, Setup
+import torch
+
+from trafficgrad.kernels.layout import CALL_BYTES, OUTCOME_BYTES, SIGHT_BYTES, Setup, WishRecord
 
 FOLDER = Path(__file__).parent
 VARIABLE = "TRAFFICGRAD_KERNEL"  # of the environment: another library, for those who work on the kernel
@@ -17,6 +21,28 @@ HOW = (
     "install trafficgrad again where a C++17 compiler is (Debian and Ubuntu: apt install g++; macOS: "
     "xcode-select --install; Windows: Visual Studio Build Tools)"
 )
+
+
+_threads: int | None = None
+
+
+def threads() -> int:
+    """How many threads a call may take: PyTorch's number, unless :func:`use_threads` says another."""
+    return torch.get_num_threads() if _threads is None else _threads
+
+
+@contextlib.contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Let the kernel take ``count`` threads whatever PyTorch has; None: PyTorch's number.
+
+    A step of many worlds is worth several threads where the small tensors around it are not.
+    """
+    global _threads
+    before, _threads = _threads, count
+    try:
+        yield
+    finally:
+        _threads = before
 
 
 class Library(NamedTuple):
@@ -38,10 +64,9 @@ def library() -> Library:
         return Library(None, "", f"the fused kernel was not built with this installation: {HOW}")
     try:
         functions = ctypes.CDLL(str(path))
-        sizes = (ctypes.c_int64 * 4)()
-        places = [ctypes.byref(sizes, 8 * i) for i in range(4)]
-        functions.trafficgrad_sizes(*places)
-        expected = (ctypes.sizeof(Setup), CALL_BYTES, SIGHT_BYTES, len(PARAMETERS))
+        sizes = (ctypes.c_int64 * 5)()
+        functions.trafficgrad_sizes(ctypes.byref(sizes))
+        expected = (ctypes.sizeof(Setup), CALL_BYTES, SIGHT_BYTES, ctypes.sizeof(WishRecord), OUTCOME_BYTES)
         if tuple(sizes) != expected:
             return Library(None, "", f"{path.name} belongs to another version of trafficgrad: {HOW}")
         functions.trafficgrad_variant.restype = ctypes.c_char_p
@@ -53,7 +78,7 @@ def library() -> Library:
         for name in ("forward_float", "forward_double", "backward_float", "backward_double"):
             entry = getattr(functions, f"trafficgrad_{name}")
             entry.restype = None
-            entry.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+            entry.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
         for kind in ("float", "double"):
             look = getattr(functions, f"trafficgrad_look_{kind}")
             look.restype, look.argtypes = None, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]

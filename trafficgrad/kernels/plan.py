@@ -12,7 +12,7 @@ from torch import Tensor
 from trafficgrad.car_following import IDM
 from trafficgrad.dynamics import INTEGRATORS
 from trafficgrad.gradients import HARD_BRAKING, GradientMode, SignalGradient
-from trafficgrad.kernels.layout import JUNCTION_PLACES, JUNCTIONS, PARAMETERS, RIGHT_OF_WAY, Setup
+from trafficgrad.kernels.layout import JUNCTION_PLACES, JUNCTIONS, PARAMETERS, RIGHT_OF_WAY, Setup, WishRecord
 from trafficgrad.kernels.library import library
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network.road_network import RoadNetwork
@@ -113,6 +113,8 @@ class Plan:
         self._sizes: dict[tuple[int, int, bool], int] = {}
         self._saved_bytes = functions.trafficgrad_saved_bytes
         self.orders: dict[tuple[int, int], list[Tensor]] = {}
+        self.wishes: dict[Any, WishRecord] = {}
+        self._tables = simulator.network.tables(dtype, "cpu")
         self._watched = [*self.tensors.values(), *_tables_of(simulator).values()]
         self._addresses = [value.data_ptr() for value in self._watched]
 
@@ -128,6 +130,10 @@ class Plan:
                 self.address, worlds, vehicles, keeps_sides, self.dtype.itemsize
             )
         return size
+
+    def places(self) -> tuple[int, int]:
+        """Addresses of where every lane begins along its chain, and how long a closed chain is."""
+        return self._real(self._tables.offset), self._real(self._tables.chain_length)
 
     def take_order(self, worlds: int, vehicles: int) -> Tensor:
         """A hint of the vehicles' order along the road, [B, N] int32; give it back with :meth:`keep_order`."""

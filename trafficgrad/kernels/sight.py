@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from trafficgrad.car_following.base import look_up
 from trafficgrad.kernels.fused import refuse
 from trafficgrad.kernels.layout import CALL, SIGHT, pack_call, pack_sight
+from trafficgrad.kernels.library import threads
 from trafficgrad.kernels.plan import Plan
 from trafficgrad.paths import GATES
 from trafficgrad.state import Ahead, Neighbors, TrafficState
@@ -50,7 +51,7 @@ class _Look:
     def head(self, order: int) -> list[int]:
         """A call up to what is done, and zeros behind."""
         worlds, vehicles = self.state.position.shape
-        values = [worlds, vehicles, 1, torch.get_num_threads(), 0, 0, order, *(x.data_ptr() for x in self.given)]
+        values = [worlds, vehicles, 1, threads(), 0, 0, order, *(x.data_ptr() for x in self.given)]
         return values + [0] * (len(CALL) - len(values))
 
     def forward(self) -> tuple[Tensor, ...]:

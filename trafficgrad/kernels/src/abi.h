@@ -131,21 +131,51 @@ struct Sight {
     void *bar_length;
 };
 
+// What an environment wants to know of the states that its decision leads to.
+enum Sees : int64_t { SEES_NOTHING, SEES_LOCAL, SEES_WORLD };
+enum Term : int { TERM_PACE, TERM_MEAN_SPEED, TERM_SPEED_DEVIATION, TERM_EFFORT, TERM_COLLISION, TERMS };
+enum Measure : int {
+    MEASURE_MEAN_SPEED, MEASURE_SPEED_DEVIATION, MEASURE_STANDING, MEASURE_LANE_CHANGES, MEASURE_COLLISIONS,
+    MEASURE_VEHICLES, MEASURE_LEFT, MEASURE_SPEED_ERROR, MEASURES
+};
+constexpr int MOST_OTHERS = 16;  // controlled vehicles that are shown to another one
+
+struct Wish {
+    const void *place, *circumference;  // real [A]: where the lane begins along its chain, how long a closed one is
+    int64_t sees, others;
+    double target_speed, speed_scale, gap_scale, distance_scale, beside_distance;
+    int64_t earns[TERMS];
+    double scale[TERMS];  // of the pace: its target
+    int64_t fails_overlapping, fails_off_road, fails_overtaken;
+    double nearest, farthest;  // of centres, m; 0 and infinite = no test
+    double target, standing;   // speeds of MEASURE_SPEED_ERROR, MEASURE_STANDING
+};
+
+// What it is told. The cotangents of the states after are then those of the last one alone, [B, N].
+struct Outcome {
+    const Wish *wish;
+    void *observation;  // real [B, C, O]; of the world [B, 4 N]
+    void *term;         // real [TERMS, B], means over the steps
+    void *measure;      // real [MEASURES, B]
+    uint8_t *failed, *collided;                    // [B] in any state after a step
+    const void *bar_observation, *bar_term;
+};
+
 #if defined(_WIN32)
 #define TRAFFICGRAD_EXPORT extern "C" __declspec(dllexport)
 #else
 #define TRAFFICGRAD_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *sight, int64_t *parameters);
+TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *sizes);  // of Setup, Call, Sight, Wish, Outcome
 TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
 TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
 TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(
     const Setup *setup, int64_t worlds, int64_t vehicles, int64_t keeps_sides, int64_t real_bytes);
-TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call *call);
-TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call);
-TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call);
-TRAFFICGRAD_EXPORT void trafficgrad_backward_double(const Setup *setup, const Call *call);
+TRAFFICGRAD_EXPORT void trafficgrad_forward_float(const Setup *setup, const Call *call, const Outcome *outcome);
+TRAFFICGRAD_EXPORT void trafficgrad_forward_double(const Setup *setup, const Call *call, const Outcome *outcome);
+TRAFFICGRAD_EXPORT void trafficgrad_backward_float(const Setup *setup, const Call *call, const Outcome *outcome);
+TRAFFICGRAD_EXPORT void trafficgrad_backward_double(const Setup *setup, const Call *call, const Outcome *outcome);
 TRAFFICGRAD_EXPORT void trafficgrad_look_float(const Setup *setup, const Call *call, const Sight *sight);
 TRAFFICGRAD_EXPORT void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight);
 TRAFFICGRAD_EXPORT void trafficgrad_look_back_float(const Call *call, const Sight *sight);

@@ -16,9 +16,11 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
     Forward<T, FOUR, PAPER> forward;
     Bars<T> after, before;  // of this step
 
-    explicit Backward(Task<T> &task)
+    const Outcome *outcome;
+
+    Backward(Task<T> &task, const Outcome *outcome)
         : task(task), w(task.world), setup(task.setup), call(task.call), n(0), m(0), dt(T(task.setup.dt)),
-          forward(task), after(task.world.bars[0]), before(task.world.bars[1]) {}
+          forward(task, outcome), after(task.world.bars[0]), before(task.world.bars[1]), outcome(outcome) {}
 
     void run(int64_t first, int64_t count) {
         forward.turn_to(first, count);
@@ -34,11 +36,19 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
                 std::memset(x, 0, size_t(m + 1) * sizeof(T));
         clear_actions();
         for (int64_t t = call.steps - 1; t >= 0; --t) {
-            receive(t);
+            if (outcome) {
+                if (t == call.steps - 1) {
+                    go_back_to(t);
+                    receive_outcome();
+                }
+                Judging<T>(task, *outcome).pull_terms(t, after.speed);  // the state after step t is at hand
+            } else {
+                receive(t);
+            }
             const T *times = t ? task.part(static_cast<const T *>(call.next_time), t - 1, 1)
                                : static_cast<const T *>(call.time) + first;
             if (t) go_back_to(t - 1);
-            else if (call.steps > 1) forward.load();
+            else if (call.steps > 1 || outcome) forward.load();
             Trace<T> trace = w.trace;
             forward.keep_in_saved(trace, t);
             step(t, times, trace);
@@ -74,6 +84,14 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         const int64_t granted = call.granted[(task.first + k) * setup.controlled + c];
         if (granted < 0) *target += bar / T(call.steps);
         else if (t == granted) *target = bar;
+    }
+
+    // Adds what was asked about the last state, and about what is observed of it.
+    void receive_outcome() {
+        receive(0);
+        if (!outcome->bar_observation) return;
+        forward.look_at_the_end();
+        Judging<T>(task, *outcome).pull_sight(after);
     }
 
     // Adds what was asked about the state after step t.

@@ -2,6 +2,7 @@
 #pragma once
 #include "driving.h"
 #include "lanes.h"
+#include "outcome.h"
 
 namespace TG_VARIANT {
 namespace {
@@ -28,10 +29,11 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
     const Call &call;
     int64_t n, m;
     const T dt;
+    const Outcome *outcome;
 
-    explicit Forward(Task<T> &task)
-        : task(task), w(task.world), setup(task.setup), call(task.call), n(0), m(0),
-          dt(T(task.setup.dt)) {}
+    explicit Forward(Task<T> &task, const Outcome *outcome = nullptr)
+        : task(task), w(task.world), setup(task.setup), call(task.call), n(0), m(0), dt(T(task.setup.dt)),
+          outcome(outcome) {}
 
     // All steps of the worlds from `first` on.
     void run(int64_t first, int64_t count) {
@@ -43,6 +45,10 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             for (int64_t c = 0; c < count * setup.controlled; ++c) call.granted[first * setup.controlled + c] = -1;
         std::memcpy(w.time, static_cast<const T *>(call.time) + first, size_t(count) * sizeof(T));
         for (int64_t k = 0; k < count; ++k) w.left[k] = call.left[first + k];
+        if (outcome) {
+            Judging<T>(task, *outcome).begin();
+            std::memset(w.overlapping, 0, size_t(count) * sizeof(T));
+        }
         for (int64_t t = 0; t < call.steps; ++t) {
             Trace<T> trace = w.trace;
             if (call.saved) keep_in_saved(trace, t);
@@ -50,7 +56,30 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             if (call.held) note_grants(t, trace);
             for (int64_t k = 0; k < count; ++k) w.time[k] = next_time(w.time[k], dt);
             if (setup.signals) Lights<T>(task).advance(t);
+            if (outcome) {
+                if (t) count_overlaps(trace.around);
+                Judging<T>(task, *outcome).note(t);
+            }
             store(t);
+        }
+        if (!outcome) return;
+        look_at_the_end();
+        Judging<T>(task, *outcome).finish(w.overlapping);
+    }
+
+    // Who is around whom in the state that has been reached.
+    void look_at_the_end() {
+        see();
+        const bool sides = outcome->wish->sees == SEES_LOCAL && setup.max_lanes > 1;
+        look_around({sides || outcome->wish->sees == SEES_LOCAL, sides, sides}, w.trace.around);
+    }
+
+    void count_overlaps(const Around<T> &around) const {
+        for (int64_t k = 0; k < task.worlds; ++k) {
+            const T *gap = around.gap[OWN] + k * task.vehicles;
+            int32_t found = 0;
+            for (int64_t i = 0; i < task.vehicles; ++i) found |= int32_t(gap[i] < T(0));
+            w.overlapping[k] += T(found);
         }
     }
 

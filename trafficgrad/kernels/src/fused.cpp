@@ -67,10 +67,10 @@ template <class Work> void over_worlds(const Call &call, int64_t bytes, Work wor
     });
 }
 
-void run(const Setup &setup, const Call &call, bool backward, bool real64) {
+void run(const Setup &setup, const Call &call, const Outcome *outcome, bool backward, bool real64) {
     const Variant &v = variant();
     over_worlds(call, v.working_bytes(setup, call, backward, real64), [&](int64_t first, int64_t last, char *memory) {
-        (backward ? v.backward : v.forward)(setup, call, real64, first, last, memory);
+        (backward ? v.backward : v.forward)(setup, call, outcome, real64, first, last, memory);
     });
 }
 
@@ -89,11 +89,12 @@ void look_back(const Call &call, const Sight &sight, bool real64) {
 
 }  // namespace
 
-void trafficgrad_sizes(int64_t *setup, int64_t *call, int64_t *sight, int64_t *parameters) {
-    *sight = sizeof(Sight);
-    *setup = sizeof(Setup);
-    *call = sizeof(Call);
-    *parameters = PARAMETERS;
+void trafficgrad_sizes(int64_t *sizes) {
+    sizes[0] = sizeof(Setup);
+    sizes[1] = sizeof(Call);
+    sizes[2] = sizeof(Sight);
+    sizes[3] = sizeof(Wish);
+    sizes[4] = sizeof(Outcome);
 }
 
 const char *trafficgrad_variant(void) { return variant().name; }
@@ -115,10 +116,18 @@ int64_t trafficgrad_saved_bytes(
     return variant().saved_bytes(*setup, worlds, vehicles, keeps_sides != 0, real_bytes == 8);
 }
 
-void trafficgrad_forward_float(const Setup *setup, const Call *call) { run(*setup, *call, false, false); }
-void trafficgrad_forward_double(const Setup *setup, const Call *call) { run(*setup, *call, false, true); }
-void trafficgrad_backward_float(const Setup *setup, const Call *call) { run(*setup, *call, true, false); }
-void trafficgrad_backward_double(const Setup *setup, const Call *call) { run(*setup, *call, true, true); }
+void trafficgrad_forward_float(const Setup *setup, const Call *call, const Outcome *outcome) {
+    run(*setup, *call, outcome, false, false);
+}
+void trafficgrad_forward_double(const Setup *setup, const Call *call, const Outcome *outcome) {
+    run(*setup, *call, outcome, false, true);
+}
+void trafficgrad_backward_float(const Setup *setup, const Call *call, const Outcome *outcome) {
+    run(*setup, *call, outcome, true, false);
+}
+void trafficgrad_backward_double(const Setup *setup, const Call *call, const Outcome *outcome) {
+    run(*setup, *call, outcome, true, true);
+}
 void trafficgrad_look_float(const Setup *setup, const Call *call, const Sight *sight) { look(*setup, *call, *sight, false); }
 void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight) { look(*setup, *call, *sight, true); }
 void trafficgrad_look_back_float(const Call *call, const Sight *sight) { look_back(*call, *sight, false); }

@@ -33,43 +33,51 @@ int64_t saved_bytes(const Setup &setup, int64_t worlds, int64_t vehicles, bool k
                   : saved_bytes_of<float>(branched, worlds, vehicles, keeps_sides);
 }
 
-template <class Stage, class T> void over(Task<T> &task, int64_t first, int64_t last) {
-    Stage stage(task);
+template <class Stage, class T> void over(Task<T> &task, const Outcome *outcome, int64_t first, int64_t last) {
+    Stage stage(task, outcome);
     const int64_t side_by_side = group_size(task.vehicles);
     for (int64_t b = first; b < last; b += side_by_side) stage.run(b, std::min(side_by_side, last - b));
 }
 
 template <class T, bool FOUR, bool PAPER>
-void run_as(Task<T> &task, bool backward, int64_t first, int64_t last) {
-    if (!backward) return over<Forward<T, FOUR, PAPER>>(task, first, last);
+void run_as(Task<T> &task, const Outcome *outcome, bool backward, int64_t first, int64_t last) {
+    if (!backward) return over<Forward<T, FOUR, PAPER>>(task, outcome, first, last);
     bool parameters = task.branched;  // desired speeds there depend on places, through the limits ahead
     for (const void *bar : task.call.bar_value) parameters |= bar != nullptr;
     if (parameters)
-        over<Backward<T, FOUR, PAPER, true>>(task, first, last);
+        over<Backward<T, FOUR, PAPER, true>>(task, outcome, first, last);
     else
-        over<Backward<T, FOUR, PAPER, false>>(task, first, last);
+        over<Backward<T, FOUR, PAPER, false>>(task, outcome, first, last);
 }
 
 template <class T>
-void run(const Setup &setup, const Call &call, bool backward, int64_t first, int64_t last, char *memory) {
+void run(
+    const Setup &setup, const Call &call, const Outcome *outcome, bool backward, int64_t first, int64_t last, char *memory
+) {
     World<T> world;
     Pieces pieces{memory};
     const int64_t worlds = group_size(call.vehicles);
     world.reserve(setup, worlds * call.vehicles, worlds, setup.max_lanes > 1, backward, pieces);
     Task<T> task(setup, call, world);
     const bool four = setup.fourth_power != 0, paper = setup.paper_gap != 0;
-    if (four && paper) run_as<T, true, true>(task, backward, first, last);
-    else if (four) run_as<T, true, false>(task, backward, first, last);
-    else if (paper) run_as<T, false, true>(task, backward, first, last);
-    else run_as<T, false, false>(task, backward, first, last);
+    if (four && paper) run_as<T, true, true>(task, outcome, backward, first, last);
+    else if (four) run_as<T, true, false>(task, outcome, backward, first, last);
+    else if (paper) run_as<T, false, true>(task, outcome, backward, first, last);
+    else run_as<T, false, false>(task, outcome, backward, first, last);
 }
 
-void forward(const Setup &setup, const Call &call, bool real64, int64_t first, int64_t last, char *memory) {
-    real64 ? run<double>(setup, call, false, first, last, memory) : run<float>(setup, call, false, first, last, memory);
+void forward(
+    const Setup &setup, const Call &call, const Outcome *outcome, bool real64, int64_t first, int64_t last, char *memory
+) {
+    real64 ? run<double>(setup, call, outcome, false, first, last, memory)
+           : run<float>(setup, call, outcome, false, first, last, memory);
 }
 
-void backward(const Setup &setup, const Call &call, bool real64, int64_t first, int64_t last, char *memory) {
-    real64 ? run<double>(setup, call, true, first, last, memory) : run<float>(setup, call, true, first, last, memory);
+void backward(
+    const Setup &setup, const Call &call, const Outcome *outcome, bool real64, int64_t first, int64_t last, char *memory
+) {
+    real64 ? run<double>(setup, call, outcome, true, first, last, memory)
+           : run<float>(setup, call, outcome, true, first, last, memory);
 }
 
 template <class T>

@@ -9,6 +9,8 @@ struct Variant {
     int64_t (*saved_bytes)(const Setup &, int64_t worlds, int64_t vehicles, bool keeps_sides, bool real64);
     void (*look)(const Setup &, const Call &, const Sight &, bool real64, int64_t first, int64_t last, char *memory);
     void (*look_back)(const Call &, const Sight &, bool real64, int64_t first, int64_t last);
-    void (*forward)(const Setup &, const Call &, bool real64, int64_t first, int64_t last, char *memory);
-    void (*backward)(const Setup &, const Call &, bool real64, int64_t first, int64_t last, char *memory);
+    void (*forward)(
+        const Setup &, const Call &, const Outcome *, bool real64, int64_t first, int64_t last, char *memory);
+    void (*backward)(
+        const Setup &, const Call &, const Outcome *, bool real64, int64_t first, int64_t last, char *memory);
 };

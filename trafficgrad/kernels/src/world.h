@@ -108,6 +108,8 @@ template <class T> struct World {
     int32_t *world;        // [N] of the group
     T *time;               // [worlds]
     int64_t *left;         // [worlds]
+    T *there_weight, *human_weight;  // [N] 1 = on the road; and not controlled
+    T *overlapping;        // [worlds] states in which somebody was within the vehicle ahead
     int32_t *exists[2];    // [N] the lane to the right, to the left may be entered
     T *beside[2];          // [N] desired speed there
     // where roads meet and part
@@ -152,6 +154,9 @@ template <class T> struct World {
         world = p.take<int32_t>(n);
         time = p.take<T>(worlds);
         left = p.take<int64_t>(worlds);
+        overlapping = p.take<T>(worlds);
+        there_weight = p.take<T>(n);
+        human_weight = p.take<T>(n);
         if (sides)
             for (int k = 0; k < 2; ++k) exists[k] = p.take<int32_t>(n);
         factor = p.take<T>(n);

@@ -1,0 +1,205 @@
+"""What a decision's simulator steps lead to: the reward's parts, measures, failures and what is observed at their end.
+
+The fused kernel tells all of it in one call where it knows the terms (:func:`wish_of`); :class:`Judge` is the
+reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trafficgrad import metrics, tree
+from trafficgrad.failures import failures
+from trafficgrad.kernels.decision import Decision, Wish
+from trafficgrad.kernels.layout import TERMS
+from trafficgrad.rewards import reward_terms
+from trafficgrad.scenario_sections.task import LocalObservation, PaceReward, RewardTerm, WorldObservation
+from trafficgrad.simulator import Simulator
+from trafficgrad.state import Action, Neighbors, TrafficState
+from trafficgrad.traffic_scenario import TrafficScenario
+from trafficgrad.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a decision, before any reset."""
+
+    last: TrafficState
+    parts: dict[str, Tensor]  # of the reward, unweighted: name -> [B], means over the simulator steps
+    measures: dict[str, Tensor]  # name -> [B], of the last state; without graph
+    failed: Tensor  # [B] bool
+    observation: Tensor | None  # of the last state, where it is known already
+    around: Neighbors | None  # in the last state, where they are known already
+
+
+class Driven:
+    """The ``T`` simulator steps of a decision, as they went before any reset."""
+
+    def __init__(self, whole: Callable[[], Trajectory], actions: list[Action | None], steps: int) -> None:
+        """``actions`` of each step, or one for all."""
+        self._whole, self._actions, self.steps = whole, actions, steps
+
+    @cached_property
+    def whole(self) -> Trajectory:
+        """The states between all steps; where the fused kernel told the outcome, without graph."""
+        return self._whole()
+
+    def state(self, t: int) -> TrafficState:
+        """The state after ``t`` steps."""
+        return self.whole.state(t)
+
+    def action_at(self, t: int) -> Action | None:
+        """What was done in step ``t``."""
+        return self._actions[t if len(self._actions) > 1 else 0]
+
+    @cached_property
+    def before(self) -> TrafficState:
+        """The states before all steps as T * B worlds."""
+        return self._side_by_side(slice(0, -1))
+
+    @cached_property
+    def after(self) -> TrafficState:
+        """The states after all steps as T * B worlds."""
+        return self._side_by_side(slice(1, None))
+
+    @cached_property
+    def action(self) -> Action | None:
+        """What was done in all steps, [T * B, ...]."""
+        if self.steps == 1 or self._actions[0] is None:
+            return self._actions[0]
+        return tree.concatenate([self.action_at(t) for t in range(self.steps)])
+
+    def _side_by_side(self, times: slice) -> TrafficState:
+        return tree.tree_map(lambda x: x[times].flatten(0, 1), self.whole.states)
+
+
+def wish_of(scenario: TrafficScenario, target: float | None) -> Wish | None:
+    """What the kernel is to tell of this scenario's decisions; None where it does not know the terms."""
+    observation, failure = scenario.observation, scenario.failure
+    terms = tuple((term.kind, _scale_of(term)) for term in scenario.reward)
+    sees, shown = "nothing", {}
+    if isinstance(observation, LocalObservation):
+        names = ("speed_scale", "gap_scale", "distance_scale", "beside_distance", "others")
+        sees, shown = "local", {name: getattr(observation, name) for name in names}
+        shown["target_speed"] = observation.target_speed or 0.0
+    elif isinstance(observation, WorldObservation):
+        sees = "world"
+    elif scenario.vehicles.controlled.count:
+        return None
+    if failure.touching or scenario.control.signals == "switch" or not set(TERMS).issuperset(x for x, _ in terms):
+        return None
+    return Wish(
+        sees=sees if scenario.vehicles.controlled.count else "nothing",  # type: ignore[arg-type]
+        **shown,
+        terms=terms,
+        fails_overlapping=failure.overlap,
+        fails_off_road=failure.off_road,
+        fails_overtaken=failure.overtaken,
+        nearest=failure.centre_distance or 0.0,
+        farthest=float("inf") if failure.farthest is None else failure.farthest,
+        target=target or 0.0,
+        standing=metrics.STANDING,
+    )
+
+
+def _scale_of(term: RewardTerm) -> float:
+    return term.target if isinstance(term, PaceReward) else getattr(term, "scale", 1.0)
+
+
+class Judge:
+    """What a scenario makes of decisions."""
+
+    def __init__(self, scenario: TrafficScenario, simulator: Simulator, human: Tensor) -> None:
+        """``human`` [N] bool: slots of the ordinary vehicles."""
+        self._config, self._simulator, self._human = scenario.failure, simulator, human
+        self.rewards = reward_terms(scenario.reward, human)
+        self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
+        self.is_open = simulator.demand is not None or not simulator.network.is_closed
+        self._alike = not any(
+            isinstance(x, Tensor) and x.dim() == 2
+            for part in (simulator.car_following, simulator.fleet)
+            for x in vars(part).values()
+        )
+
+    def told(self, decision: Decision, shared: bool) -> Outcome:
+        """The outcome that the kernel has told; rows of the observation are joined unless ``shared``."""
+        places = {name: TERMS.index(name) for name in self.rewards}
+        names = ["mean_speed", "speed_deviation", "standing", "lane_changes", "collisions"]
+        names += ["vehicles", "left"] if self.is_open else []
+        names += [] if self.target is None else ["speed_error"]
+        seen = decision.observation
+        return Outcome(
+            decision.last,
+            {name: decision.terms[place] for name, place in places.items()},
+            {name: decision.measures[name] for name in names},
+            decision.failed,
+            seen if shared or seen.dim() == 2 else seen.flatten(1),
+            None,
+        )
+
+    def judge(
+        self,
+        driven: Driven,
+        begin: TrafficState,
+        last: TrafficState,
+        overlapping: Tensor,
+        changes: Tensor,
+        around: Neighbors,
+    ) -> Outcome:
+        """The reference.
+
+        Args:
+            driven: the steps from ``begin`` to ``last``.
+            overlapping: [T, B] bool, somebody is within the vehicle ahead after each of them.
+            changes: [B] lane changes, all together.
+            around: who surrounds whom in the last state.
+        """
+        simulator, steps = self._simulator, driven.steps
+
+        def over_steps(function: Callable[[TrafficState, Action | None, TrafficState, Tensor], Tensor]) -> Tensor:
+            """What a function makes of every simulator step, [T, B, ...]; in one go where worlds have equal drivers."""
+            if self._alike:
+                found = function(driven.before, driven.action, driven.after, overlapping.flatten())
+                return found.reshape(steps, -1, *found.shape[1:])
+            return torch.stack(
+                [
+                    function(driven.state(t), driven.action_at(t), driven.state(t + 1), overlapping[t])
+                    for t in range(steps)
+                ]
+            )
+
+        parts = {
+            name: over_steps(lambda *step, function=function: function(*step, simulator)).mean(0)
+            for name, (_, function) in self.rewards.items()
+        }
+        ends = over_steps(
+            lambda _, __, after, overlap: torch.stack(failures(after, overlap, simulator, self._config), -1)
+        )
+        failed, collided = ends.any(0).unbind(-1)
+        return Outcome(last, parts, self._measures(begin, last, changes, collided), failed, None, around)
+
+    @torch.no_grad()
+    def _measures(
+        self, before: TrafficState, state: TrafficState, changes: Tensor, collided: Tensor
+    ) -> dict[str, Tensor]:
+        dtype, human, demand = state.speed.dtype, self._human, self._simulator.demand
+        measures = {
+            "mean_speed": metrics.mean_speed(state),
+            "speed_deviation": metrics.speed_deviation(state, human),
+            "standing": metrics.standing(state, human),
+            "lane_changes": changes,
+            "collisions": collided.to(dtype),
+        }
+        if self.is_open:
+            measures["vehicles"] = state.active.sum(-1).to(dtype)
+            measures["left"] = (state.left - before.left).to(dtype)
+        if demand is not None:
+            measures["waiting_outside"] = demand.waiting(state).sum(-1).to(dtype)
+        if self.target is not None:
+            measures["speed_error"] = metrics.speed_error(state, self.target, human)
+        return measures
