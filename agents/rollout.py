@@ -140,7 +140,7 @@ def collect(
             eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
             if actor.free_or_none is not None:
                 eps = eps * actor.free
-            action = mean + std * eps
+            action = torch.addcmul(mean, std, eps)
             noise = env.sample_noise(worlds, generator)
             elapsed = env_state.elapsed
             raw.append(env_state.observation.detach())

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from small_networks import NETWORKS, scenario_text
 
-from trafficgrad import benchmark, benchmark_map
+from trafficgrad import benchmark, benchmark_large, benchmark_map, benchmark_training
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import library
 from trafficgrad.network import RoadNetwork
@@ -45,6 +45,28 @@ def test_vehicles_of_a_case_stand_on_all_edges() -> None:
     edge = simulator.network.tables(torch.float32, "cpu").edge[state.lane]
     assert edge.unique().tolist() == list(range(10))
     assert bool((simulator.neighbors(state).gap[..., 1] > 0).all())
+
+
+def test_training_iterations_of_both_agents_are_measured_in_turn() -> None:
+    output = io.StringIO()
+    rows = benchmark_training.run(("pace_car_1lane",), 1, (1,), console=Console(file=output, width=160))
+    assert [row.agent for row in rows] == ["ppo", "gippo"]
+    assert rows[0].ratio == 1.0 and rows[1].ratio == pytest.approx(rows[1].iteration / rows[0].iteration)
+    for row in rows:
+        assert row.decisions == 64 * 32 and row.iteration == pytest.approx(row.rollout + row.update, rel=0.01)
+        assert row.iteration > row.rollout > row.simulator
+        assert (row.simulator > 0) == (library().missing is None)
+    assert "pace_car_1lane" in output.getvalue()
+
+
+def test_memory_a_large_step_and_the_first_result_are_measured() -> None:
+    output = io.StringIO()
+    small, road = benchmark.Size(16, 20, 4), benchmark.Size(1, 2000, 4, 20)
+    rows = benchmark_large.run(1, 1, small, road, ("blocked",), Console(file=output, width=160))
+    memory, step, first = rows
+    assert memory.unit == "MiB" and memory.value > 50  # PyTorch alone is larger
+    assert step.unit == first.unit == "s" and step.value > 0 and first.value > 0
+    assert "2,000 vehicles on 20 edges" in output.getvalue()
 
 
 COUNTS = ("one world", "2 worlds")

@@ -156,14 +156,25 @@ def bench(
     hour: Annotated[
         bool, typer.Option("--hour", help="Simulate an hour on that map instead, and check that nobody is lost.")
     ] = False,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Training iterations of PPO and GI-PPO instead, and what they consist of."),
+    ] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="Memory, a million vehicles, and the first result of a process instead.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this JSON file.")] = None,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
-    from trafficgrad import benchmark, benchmark_map
+    from trafficgrad import benchmark, benchmark_large, benchmark_map, benchmark_training
     from trafficgrad.files import complete_file
 
-    rows: Sequence[benchmark.Row | benchmark_map.MapRow]
-    if on_map or hour:
+    rows: Sequence[object]
+    if training:
+        rows = benchmark_training.run(repetitions=2 * repetitions, threads=(1, 2) if threads is None else (threads,))
+    elif large:
+        rows = benchmark_large.run(repetitions, threads or 2)
+    elif on_map or hour:
         rows = benchmark_map.bench(on_map, hour, repetitions, threads or 1)
     else:
         rows = benchmark.run(repetitions=repetitions, threads=(1, 2) if threads is None else (threads,))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import scale_gradient
@@ -39,6 +42,47 @@ class Switches:
         return requests.new_zeros(len(requests), self.count).index_copy(1, self.signals, requests)
 
 
+class _Bounded(torch.autograd.Function):
+    """``rows`` [B, C, A] times ``scale`` within ``low`` and ``high`` [A, 1, 1], one component [B, C] after the other.
+
+    One function, as a training calls it in every decision: in single operations it takes as long as a small simulation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+        asked = rows.movedim(-1, 0) * scale
+        given = asked.clamp(low, high).contiguous()
+        ctx.beyond, ctx.scale = given != asked, scale
+        ctx.set_materialize_grads(False)
+        return tuple(given.unbind())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        there = next(bar for bar in bars if bar is not None)
+        bar = torch.stack([torch.zeros_like(there) if bar is None else bar for bar in bars]) * ctx.scale
+        return bar.masked_fill_(ctx.beyond, 0.0).movedim(0, -1), None, None, None
+
+
+class ActionBounds:
+    """What a component of a vehicle's action stands for: so much of something, within bounds."""
+
+    def __init__(self, scenario: TrafficScenario, dtype: torch.dtype, device: torch.device) -> None:
+        control = scenario.control
+        second = {
+            "lane": [(1.0, -math.inf, math.inf)],
+            "steered": [(control.steering_scale, *control.steering)],
+            "acceleration": [],
+        }[scenario.vehicles.controlled.control]
+        parts = [(control.acceleration_scale, *control.acceleration), *second]
+        self._parts = torch.tensor(parts, dtype=dtype, device=device).T[..., None, None]
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Acceleration, and lane request or steering where there is one, [B, C], of rows [B, C, A]."""
+        first, *rest = _Bounded.apply(rows, *self._parts)
+        return first, rest[0] if rest else None
+
+
 class HeldAction:
     """One decision's action, offered to the simulator step by step.
 
@@ -63,9 +107,16 @@ class HeldAction:
         rows = flat[:, :driving].reshape(worlds, vehicles, driving // max(vehicles, 1))
         self._signal = switches.spread(flat[:, driving:])
         self._control, self._kind, self._slots = scenario.control, scenario.vehicles.controlled.control, slots
-        first = rows[..., 0] if vehicles else flat.new_zeros(worlds, 0)
-        self._first, self._second = first, rows[..., 1] if rows.shape[-1] > 1 else None
+        self._rows = rows if vehicles else flat.new_zeros(worlds, 0, len(action_labels(scenario)))
         self._begin, self._steps, self._step = traffic, scenario.simulation.decision_steps, 0
+
+    @cached_property
+    def _first(self) -> Tensor:
+        return self._rows[..., 0]
+
+    @cached_property
+    def _second(self) -> Tensor | None:
+        return self._rows[..., 1] if self._rows.shape[-1] > 1 else None
 
     @cached_property
     def _vehicle(self) -> Tensor:
@@ -85,24 +136,21 @@ class HeldAction:
         """Of the offers' gradients; they are known at the decision's end, before anybody asks for a gradient."""
         return self._first.new_full((self._steps, *self._first.shape), 1.0 / self._steps)
 
-    def constant(self, traffic: TrafficState, steps: int) -> Action | None:
+    def constant(self, traffic: TrafficState, steps: int, bounds: ActionBounds) -> Action | None:
         """The action if it is the same in all ``steps`` that begin with ``traffic``, but for requests that end when
         they are granted; else None. Only on roads that nobody comes to.
         """
-        control, second = self._control, self._second
+        control = self._control
         if control.command == "heading_and_speed":
             return self.at(0, traffic) if steps == 1 else None
         if control.speed_limits is not None and steps > 1:
             return None
         # Empty slots do nothing whatever is asked of them.
-        acceleration = _clip(self._first * control.acceleration_scale, *control.acceleration)
+        acceleration, second = bounds(self._rows)
         if control.speed_limits is not None:
             acceleration = _limit_speed(acceleration, traffic.speed[:, self._slots], control)
-        if self._kind == "steered" and second is not None:
-            steering = _clip(second * control.steering_scale, *control.steering)
-            return Action(acceleration, None, steering, self._signal)
-        if self._kind != "lane" or second is None:
-            return Action(acceleration, signal=self._signal)
+        if self._kind == "steered":
+            return Action(acceleration, None, second, self._signal)
         return Action(acceleration, second, signal=self._signal)
 
     def at(self, i: int, traffic: TrafficState) -> Action:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
-from trafficgrad.envs.held_action import SWITCH, HeldAction, Switches, action_labels, encode
+from trafficgrad.envs.held_action import SWITCH, ActionBounds, HeldAction, Switches, action_labels, encode
 from trafficgrad.envs.outcome import Driven, Judge, Outcome, wish_of
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.observations import controlled_signals, observation_labels, observe
@@ -106,6 +106,7 @@ class TrafficEnv(DifferentiableEnv):
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
         self._open = self._judge.is_open
         self._wish = wish_of(scenario, self.target)
+        self._bounds = ActionBounds(scenario, self.dtype, self.device)
 
     # ------------------------------------------------------------------ interface
 
@@ -199,7 +200,7 @@ class TrafficEnv(DifferentiableEnv):
         cannot be.
         """
         steps = self.scenario.simulation.decision_steps
-        action = None if plan is None else plan.constant(begin, steps)
+        action = None if plan is None else plan.constant(begin, steps, self._bounds)
         if self._wish is None or (plan is not None and action is None):
             return None
         decision = self.simulator.decide(begin, steps, action, noise, self._wish)
@@ -219,7 +220,7 @@ class TrafficEnv(DifferentiableEnv):
     ) -> tuple[Driven, TrafficState, Tensor, Tensor, Neighbors] | None:
         """All simulator steps of a decision in one call of the fused kernel; None where that cannot be."""
         steps = self.scenario.simulation.decision_steps
-        action = None if plan is None else plan.constant(begin, steps)
+        action = None if plan is None else plan.constant(begin, steps, self._bounds)
         if (plan is not None and action is None) or self._open:
             return None
         record = self.simulator.hold(begin, steps, action, noise)
