@@ -46,11 +46,11 @@ class GIPPOConfig(UpdateConfig):
     alpha_max: float = Field(default=1.0, gt=0, description="alpha never rises above")
     alpha_factor: float = Field(default=1.1, gt=1, description="alpha is multiplied or divided by it after each update")
     alpha_learning_rate: float = Field(
-        default=1e-3, gt=0, description="Adam's rate in the regression of the alpha-policy"
+        default=1.5e-3, gt=0, description="Adam's rate in the regression of the alpha-policy"
     )
-    alpha_iterations: int = Field(default=12, ge=1, description="gradient steps of the regression")
+    alpha_iterations: int = Field(default=6, ge=1, description="gradient steps of the regression")
     alpha_minibatch: int | None = Field(
-        default=512,
+        default=1024,
         ge=1,
         description="decisions of one world each, per step of the regression (about); null = all, as published",
     )

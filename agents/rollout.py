@@ -20,7 +20,7 @@ from trafficgrad.agents.advantages import generalized_advantage
 from trafficgrad.agents.losses import gaussian_log_prob
 from trafficgrad.envs.base import DifferentiableEnv
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.gradients import scale_gradient
+from trafficgrad.gradients import scale_gradients
 from trafficgrad.tree import detach, register_record, tree_map
 
 
@@ -149,7 +149,7 @@ def collect(
                 there.append(now)
             env_state, transition = env.step(env_state, actor.squash(action), noise)
             if gradient:
-                env_state = tree_map(lambda x: scale_gradient(x, factor) if x.requires_grad else x, env_state)
+                env_state = scale_gradients(env_state, factor)
             seen.append(observation)
             finals.append(transition.final_observation)
             actions.append(action)
@@ -166,22 +166,27 @@ def collect(
             finished.append((complete, episode_return, episode_length))
             episode_return = episode_return.masked_fill(done, 0.0)
             episode_length = episode_length.masked_fill(done, 0)
-        observations, reward = torch.stack(seen), torch.stack(rewards)
-        terminated, truncated = torch.stack(ends), torch.stack(limits)
+        reward, terminated, truncated = torch.stack(rewards), torch.stack(ends), torch.stack(limits)
         final = torch.stack(finals)
         # Where the task ended the value is 0 whatever the last observation holds, its gradient too: a NaN there would
         # otherwise turn 0 * NaN into a NaN on the way back.
         ended = terminated.view(*terminated.shape, *([1] * (final.dim() - terminated.dim())))
         final = final.masked_fill(ended, 0.0)
-        value = networks.critic(networks.flatten(observations))
         next_value = networks.critic(networks.flatten(normalizer(final))).masked_fill(terminated, 0.0)
+        with torch.no_grad():
+            observations = torch.stack(seen)
+            value = networks.critic(networks.flatten(observations))
         action_gradient = None
         if gradient:
-            loss = reward.sum() + settings.gamma * next_value.sum() - value.sum()
+            # The value of what was acted on is that of the decision before, damped on the way, unless a reset lies
+            # between: so V is asked for gradients once, with the difference of the two weights.
+            weight = torch.full_like(reward, settings.gamma)
+            weight[:-1] -= factor * (~(terminated | truncated)[:-1]).to(weight.dtype)
+            loss = reward.sum() + (weight * next_value).sum()
             action_gradient = torch.stack(torch.autograd.grad(loss, actions, allow_unused=True, materialize_grads=True))
             if actor.free_or_none is not None:
                 action_gradient = action_gradient * actor.free
-    observations, reward, value, next_value = detach((observations, reward, value, next_value))
+    reward, next_value = detach((reward, next_value))
     advantage = generalized_advantage(
         reward - settings.reward_offset, value, next_value, terminated | truncated, settings.gamma, settings.gae_lambda
     )

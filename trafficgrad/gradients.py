@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from trafficgrad import tree
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.state import PerDriver
+
+T = TypeVar("T")
 
 HARD_BRAKING = 6.0  # times the comfortable deceleration: as hard as tyres allow an ordinary driver
 ContrastLimits = tuple[float, float] | Literal["drivers"] | None
@@ -109,24 +112,34 @@ class SignalGradient:
             raise TrafficGradError(f"SignalGradient.headway must be > 0 s, got {self.headway}")
 
 
-class _ScaleGradient(torch.autograd.Function):
+class _ScaleGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor | float) -> Tensor:
+    def forward(ctx: Any, factor: Tensor | float, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.factor = factor
-        return x.view_as(x)
+        ctx.set_materialize_grads(False)
+        return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.factor, None
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *[None if bar is None else bar * ctx.factor for bar in bars])
 
 
 def scale_gradient(x: Tensor, factor: Tensor | float) -> Tensor:
-    """Identity forward; the cotangent is multiplied by ``factor``. True derivative 1, used derivative ``factor``.
+    """Identity forward; the cotangent is multiplied by ``factor``. True derivative 1, used derivative ``factor``."""
+    return _ScaleGradients.apply(factor, x)[0]
+
+
+def scale_gradients(record: T, factor: float) -> T:
+    """:func:`scale_gradient` of every tensor of a record that requires one.
 
     With ``factor`` = gamma * tau on everything handed from one environment step to the next, one backward pass of the
     sum of all temporal-difference errors gives dA_t/da_t of the generalised advantage at every action.
     """
-    return _ScaleGradient.apply(x, factor)
+    found = [x for x in tree.leaves(record) if x.requires_grad]
+    if not found:
+        return record
+    scaled = iter(_ScaleGradients.apply(factor, *found))
+    return tree.tree_map(lambda x: next(scaled) if x.requires_grad else x, record)
 
 
 def straight_through(x: Tensor) -> Tensor:

@@ -66,6 +66,29 @@ def tree_map(function: Callable[..., Any], tree: T, *others: T) -> T:
     return tree
 
 
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of ``tree`` in the order in which :func:`tree_map` meets them."""
+    found: list[Tensor] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Tensor]) -> None:
+    names = _RECORDS.get(type(tree))
+    if names is not None:
+        for name in names:
+            child = tree.__dict__[name]
+            if isinstance(child, Tensor):
+                found.append(child)
+            elif child is not None:
+                _collect(child, found)
+    elif isinstance(tree, Tensor):
+        found.append(tree)
+    elif isinstance(tree, dict | tuple | list):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            _collect(child, found)
+
+
 def detach(tree: T) -> T:
     """The same record with every tensor cut from the graph."""
     return tree_map(lambda x: x.detach(), tree)
