@@ -1,6 +1,6 @@
 """Train and compare on shipped scenarios; writes docs/results/*.csv. Resumable: finished trainings are not repeated.
 
-    python examples/learning_study.py ring_4lane --jobs 2  # hours on 2 cores; --rows gippo --seeds 1 2 3 for a part
+    python examples/learning_study.py ring_4lane --jobs 2  # half an hour on 2 cores; --rows gippo --seeds 1 2 3: a part
     python examples/learning_study.py pace_car_2lane       # an hour
     python examples/learning_study.py merge                # on networks: about 10 minutes a training
     python examples/learning_study.py ring_4lane --table   # print the table of what has been computed so far
@@ -145,7 +145,9 @@ def work(job: tuple[str, str, int, str, tuple[str, ...]]) -> Found | None:
     scenario, row, seed, folder, overrides = job
     study = STUDIES[scenario]
     agent, own = study.rows[row]
-    experiment = load_experiment(scenario, agent, seed, ("training.threads=1", *own, *overrides))
+    experiment = load_experiment(
+        scenario, agent, seed, ("training.threads=1", "training.simulator_threads=1", *own, *overrides)
+    )
     output = Path(folder) / scenario / run_name(row, seed)
     result = train(experiment, output, resume=(output / "last.pt").is_file(), progress=False)
     if result.interrupted:

@@ -324,6 +324,7 @@ def test_a_rollout_is_its_steps() -> None:
         ("ring_1lane", ("observation.others=2",)),
         ("pace_car_2lane", ()),
         ("pace_car_10lane", ("control.acceleration_scale=40.0", "control.acceleration=[-40.0, 40.0]")),
+        ("pace_car_4lane", ("observation={kind: local, target_speed: 10.0}", "control.steering_scale=3.0")),
         ("figure_eight", ()),
     ],
 )
@@ -363,6 +364,24 @@ def test_decisions_are_those_of_the_reference(
     assert changes > 0 or name != "ring_4lane"
     told = env.simulator.decide(begin.traffic, 1, None, None, env._wish) if env._wish is not None else None
     assert (told is None) == (name == "figure_eight")  # its observation is one of a network
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("fused", marks=needs_kernel)])
+def test_another_simulators_parameters_reach_the_reward(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also parameters of every world of its own, over the steps of a decision."""
+    monkeypatch.setenv(kernels.VARIABLE, backend)
+    settings = ["simulation.warmup_steps=20", "pool_size=2", "reward=[{kind: delay}]"]
+    env = TrafficEnv(load_scenario("ring_4lane", settings), dtype=torch.float64)
+    state = env.reset(2, torch.Generator().manual_seed(0))
+    following = env.simulator.car_following
+    wish = following.desired_speed.expand(2, -1).clone().requires_grad_()  # type: ignore[union-attr]
+    other = env.with_simulator(replace(env.simulator, car_following=replace(following, desired_speed=wish)))
+    action = torch.zeros(2, 4, 2, dtype=torch.float64)
+    reward = other.step(state, action)[1].reward
+    torch.testing.assert_close(reward.detach(), env.step(state, action)[1].reward)
+    (gradient,) = torch.autograd.grad(reward.sum(), wish)
+    drivers = state.traffic.driver  # everybody's delay is measured by the own wish
+    assert bool((gradient.gather(1, drivers) != 0).all())
 
 
 @needs_kernel

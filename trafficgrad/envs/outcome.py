@@ -120,6 +120,10 @@ class Judge:
         self.rewards = reward_terms(scenario.reward, human)
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
         self.is_open = simulator.demand is not None or not simulator.network.is_closed
+        self._places = {name: TERMS.index(name) for name in self.rewards if name in TERMS}
+        self._told = ["mean_speed", "speed_deviation", "standing", "lane_changes", "collisions"]
+        self._told += ["vehicles", "left"] if self.is_open else []
+        self._told += [] if self.target is None else ["speed_error"]
         self._alike = not any(
             isinstance(x, Tensor) and x.dim() == 2
             for part in (simulator.car_following, simulator.fleet)
@@ -128,15 +132,11 @@ class Judge:
 
     def told(self, decision: Decision, shared: bool) -> Outcome:
         """The outcome that the kernel has told; rows of the observation are joined unless ``shared``."""
-        places = {name: TERMS.index(name) for name in self.rewards}
-        names = ["mean_speed", "speed_deviation", "standing", "lane_changes", "collisions"]
-        names += ["vehicles", "left"] if self.is_open else []
-        names += [] if self.target is None else ["speed_error"]
         seen = decision.observation
         return Outcome(
             decision.last,
-            {name: decision.terms[place] for name, place in places.items()},
-            {name: decision.measures[name] for name in names},
+            {name: decision.terms[place] for name, place in self._places.items()},
+            {name: decision.measures[name] for name in self._told},
             decision.failed,
             seen if shared or seen.dim() == 2 else seen.flatten(1),
             None,

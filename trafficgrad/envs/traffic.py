@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from trafficgrad.envs.outcome import Driven, Judge, Outcome, wish_of
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.observations import controlled_signals, observation_labels, observe
 from trafficgrad.randomness import mix
+from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 from trafficgrad.trajectory import Trajectory
@@ -109,6 +111,13 @@ class TrafficEnv(DifferentiableEnv):
         self._bounds = ActionBounds(scenario, self.dtype, self.device)
 
     # ------------------------------------------------------------------ interface
+
+    def with_simulator(self, simulator: Simulator) -> TrafficEnv:
+        """The same environment on another simulator of the same vehicles, with other parameters."""
+        other = copy.copy(self)
+        other.simulator = simulator
+        other._judge = Judge(self.scenario, simulator, self.human)
+        return other
 
     def reset(self, batch: int, generator: torch.Generator | None = None) -> TrafficEnvState:
         """Draw the pool of warmed-up initial states and start ``batch`` worlds from it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.envs.traffic import Scene, TrafficEnv, TrafficEnvState
-from trafficgrad.gradient_check.parameters import Parameters, with_simulator
+from trafficgrad.gradient_check.parameters import Parameters
 from trafficgrad.gradient_check.settings import Gradient
 from trafficgrad.gradient_check.windows import Windows
 from trafficgrad.gradients import SignalGradient
@@ -61,7 +61,7 @@ class WindowObjective:
             simulator = dataclasses.replace(self.env.simulator, signal_gradient=gradient)
         else:
             simulator = dataclasses.replace(self.env.simulator, lane_gradient=gradient)
-        return dataclasses.replace(self, env=with_simulator(self.env, simulator))
+        return dataclasses.replace(self, env=self.env.with_simulator(simulator))
 
     def __call__(self, theta: Tensor, rows: Tensor) -> Outcome:
         """See :class:`Evaluate`."""

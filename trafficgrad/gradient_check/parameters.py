@@ -9,7 +9,6 @@ references perturb. A coarse parameter stands for the sum over its group, so its
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from abc import ABC
 
@@ -133,7 +132,7 @@ class DriverParameters(Parameters):
         factors = torch.where(self._human[:, None], fine[:, 0], 0.0).exp()
         changed = {name: getattr(model, name) * factors[..., i] for i, name in enumerate(self.components)}
         simulator = dataclasses.replace(simulator, car_following=dataclasses.replace(model, **changed))
-        return with_simulator(env, simulator), start
+        return env.with_simulator(simulator), start
 
 
 class InitialState(Parameters):
@@ -177,10 +176,3 @@ def per_slot(simulator: Simulator, state: TrafficState) -> tuple[Simulator, Traf
     )
     slots = torch.arange(state.vehicles, device=driver.device).expand(driver.shape)
     return changed, dataclasses.replace(state, driver=slots)
-
-
-def with_simulator(env: TrafficEnv, simulator: Simulator) -> TrafficEnv:
-    """The same environment on another simulator of the same vehicles."""
-    other = copy.copy(env)
-    other.simulator = simulator
-    return other

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.gradient_check.parameters import Parameters, with_simulator
+from trafficgrad.gradient_check.parameters import Parameters
 from trafficgrad.signals import FIXED, YELLOW, YIELDING, Signals
 from trafficgrad.state import TrafficState
 
@@ -84,7 +84,7 @@ class SignalTiming(Parameters):
             phase=torch.where(clock, begun.phase, start.phase),
             phase_time=torch.where(clock, begun.phase_time, start.phase_time),
         )
-        return with_simulator(env, dataclasses.replace(env.simulator, signals=timed)), start
+        return env.with_simulator(dataclasses.replace(env.simulator, signals=timed)), start
 
 
 def green_phases(signals: Signals, signal: int) -> list[int]:
