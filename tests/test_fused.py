@@ -271,19 +271,37 @@ def test_same_bits_whether_lanes_beside_are_kept_or_searched_again(monkeypatch: 
         assert torch.equal(x, y)
 
 
+def _decisions(name: str, dtype: torch.dtype) -> list[Tensor]:
+    """Everything that four decisions of an environment tell, and the gradients by their actions."""
+    env = TrafficEnv(load_scenario(name, ["simulation.warmup_steps=0", "pool_size=5"]), dtype=dtype)
+    state = env.reset(5, torch.Generator().manual_seed(0))
+    shape = (4, 5, *(() if env.agents is None else (env.agents,)), len(env.action_labels))
+    actions = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype).requires_grad_()
+    total, found = torch.zeros((), dtype=dtype), []
+    for t in range(4):
+        state, told = env.step(state, actions[t])
+        total = total + told.reward.sum() + 0.01 * told.final_observation.square().sum()
+        found += [told.final_observation, told.reward, told.terminated, *told.terms.values()]
+    return [x.detach() for x in (*found, *torch.autograd.grad(total, actions))]
+
+
 @needs_kernel
 def test_same_bits_for_every_build() -> None:
     functions, best = library().functions, library().variant
     assert functions is not None
     simulator, state = _ring(5, 50)
     simulator = replace(simulator, backend="fused")
-    expected, seen = _everything(simulator, state), 0
+    cases = [(name, dtype) for name in ("ring_4lane", "pace_car_3lane") for dtype in (torch.float32, torch.float64)]
+    expected, decided, seen = _everything(simulator, state), [_decisions(*case) for case in cases], 0
     try:
         for name in ("generic", "avx2", "avx512"):
             if functions.trafficgrad_use(name.encode()):
                 seen += 1
                 for x, y in zip(expected, _everything(simulator, state), strict=True):
                     assert torch.equal(x, y), name
+                for case, told in zip(cases, decided, strict=True):
+                    for x, y in zip(told, _decisions(*case), strict=True):
+                        assert torch.equal(x, y), (name, *case)
     finally:
         assert functions.trafficgrad_use(best.encode())
     assert seen >= 1 and not functions.trafficgrad_use(b"another")

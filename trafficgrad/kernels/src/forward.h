@@ -71,7 +71,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
     void look_at_the_end() {
         see();
         const bool sides = outcome->wish->sees == SEES_LOCAL && setup.max_lanes > 1;
-        look_around({sides || outcome->wish->sees == SEES_LOCAL, sides, sides}, w.trace.around);
+        look_around({outcome->wish->sees == SEES_LOCAL, sides, sides}, w.trace.around);
     }
 
     void count_overlaps(const Around<T> &around) const {

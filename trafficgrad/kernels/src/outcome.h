@@ -95,13 +95,17 @@ template <class T> struct Judging {
             const int64_t base = k * vehicles;
             const Traffic all = traffic(k);
             if (wish.earns[TERM_PACE]) {
-                const T target = T(wish.scale[TERM_PACE]), missed = all.missed(target, all.number(all.human)) / target;
+                const T target = T(wish.scale[TERM_PACE]);
+                const T missed = all.missed(target, all.number(all.human)) / target;
                 term(TERM_PACE, k) += missed < T(1) ? (T(1) - missed) * share : T(0);
             }
-            if (wish.earns[TERM_MEAN_SPEED])
-                term(TERM_MEAN_SPEED, k) += all.mean(all.there, all.number(all.there)) / T(wish.scale[TERM_MEAN_SPEED]) * share;
+            if (wish.earns[TERM_MEAN_SPEED]) {
+                const T mean = all.mean(all.there, all.number(all.there));
+                term(TERM_MEAN_SPEED, k) += mean / T(wish.scale[TERM_MEAN_SPEED]) * share;
+            }
             if (wish.earns[TERM_SPEED_DEVIATION]) {
-                const T count = all.number(all.there), variance = all.variance(all.there, all.mean(all.there, count), count);
+                const T count = all.number(all.there);
+                const T variance = all.variance(all.there, all.mean(all.there, count), count);
                 if (variance > T(0))
                     term(TERM_SPEED_DEVIATION, k) -= std::sqrt(variance) / T(wish.scale[TERM_SPEED_DEVIATION]) * share;
             }
@@ -127,7 +131,8 @@ template <class T> struct Judging {
     }
 
     const uint8_t *active_before_step(int64_t t) const {
-        return t && call.next_active ? task.part(call.next_active, t - 1, vehicles) : call.active + task.first * vehicles;
+        if (t && call.next_active) return task.part(call.next_active, t - 1, vehicles);
+        return call.active + task.first * vehicles;
     }
 
     // Whether world k has failed in the state at hand, overlaps apart.
@@ -210,13 +215,15 @@ template <class T> struct Judging {
                 const T count = all.number(all.there), mean = all.mean(all.there, count);
                 const T variance = all.variance(all.there, mean, count);
                 if (variance > T(0)) {
-                    const T each = of(TERM_SPEED_DEVIATION) / T(wish.scale[TERM_SPEED_DEVIATION]) / std::sqrt(variance) / count;
+                    const T scale = T(wish.scale[TERM_SPEED_DEVIATION]);
+                    const T each = of(TERM_SPEED_DEVIATION) / scale / std::sqrt(variance) / count;
                     for (int64_t i = 0; i < vehicles; ++i) bar[i] -= each * (all.speed[i] - mean) * all.there[i];
                 }
             }
             if (wish.earns[TERM_EFFORT] && call.bar_acceleration) {
                 T there = T(0);
-                for (int64_t c = 0; c < setup.controlled; ++c) there += active_before[base + setup.slot[c]] ? T(1) : T(0);
+                for (int64_t c = 0; c < setup.controlled; ++c)
+                    there += active_before[base + setup.slot[c]] ? T(1) : T(0);
                 const T scale = T(wish.scale[TERM_EFFORT]);
                 const T each = T(-2) * of(TERM_EFFORT) / std::max(there, T(1)) / (scale * scale);
                 T *bar_action = task.part(static_cast<T *>(call.bar_acceleration), call.held ? 0 : t, setup.controlled);
@@ -247,7 +254,7 @@ template <class T> struct Judging {
         return around(other - mine, circumference[lane(me)]);
     }
 
-    // ---------------------------------------------------------------- every vehicle, seen from the first controlled one
+    // ---------------------------------------------------------------- everybody, seen from the first controlled one
 
     const T *heading() const {
         return task.steered ? w.cars.heading : static_cast<const T *>(call.heading) + task.first * vehicles;
@@ -319,8 +326,9 @@ template <class T> struct Judging {
         return count;
     }
 
-    // Fills `who` [3] with the fastest driver who approaches vehicle `me` from behind on the lane to the right, the own and
-    // the one to the left, -1 = nobody. `places` and `lanes` of the world's vehicles; who does not count has lane -9.
+    // Fills `who` [3] with the fastest driver who approaches vehicle `me` from behind on the lane to the right, the own
+    // and the one to the left, -1 = nobody. `places` and `lanes` are those of the world's vehicles; who does not count
+    // has lane -9.
     void find_threats(int64_t base, int64_t me, const T *places, const int32_t *lanes, int64_t *who) const {
         T fastest[3] = {-INFINITE<T>, -INFINITE<T>, -INFINITE<T>};
         who[0] = who[1] = who[2] = -1;
@@ -416,7 +424,8 @@ template <class T> struct Judging {
     void pull_locally(const Bars<T> &bars) const {
         const Around<T> &near = w.trace.around;
         const T speed_scale = T(wish.speed_scale), gap_scale = T(wish.gap_scale);
-        rows(static_cast<const T *>(out.bar_observation), [&](int64_t k, int64_t c, int64_t me, const T *bar, const int64_t *threats) {
+        const T *bars_seen = static_cast<const T *>(out.bar_observation);
+        rows(bars_seen, [&](int64_t k, int64_t c, int64_t me, const T *bar, const int64_t *threats) {
             if (!w.cars.active[me]) return;
             const int64_t base = k * vehicles;
             const T width = task.width[lane(me)];
