@@ -616,6 +616,7 @@ def test_both_sides_know_the_same_record() -> None:
     assert found[:-1] == list(layout.CALL[: len(found) - 1]) and found[-1] == "bar_value"
     assert members("Wish") == [name for name, *_ in layout.WishRecord._fields_]
     assert members("Outcome") == list(layout.OUTCOME)
+    assert f"MOST_OTHERS = {layout.MOST_OTHERS};" in header
     for name, known in (("Parameter", layout.PARAMETERS), ("Term", layout.TERMS), ("Measure", layout.MEASURES)):
         listed = re.search(rf"enum {name} : int {{(.*?)\b[A-Z]+S\b\s*}}", header, re.S)
         assert listed is not None and len(re.findall(r"\w+", listed[1])) == len(known), name

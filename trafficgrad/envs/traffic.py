@@ -107,7 +107,7 @@ class TrafficEnv(DifferentiableEnv):
         self.target = self._judge.target
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
         self._open = self._judge.is_open
-        self._wish = wish_of(scenario, self.target)
+        self._wish = None if self.simulator.demand is not None else wish_of(scenario, self.target)
         self._bounds = ActionBounds(scenario, self.dtype, self.device)
 
     # ------------------------------------------------------------------ interface
@@ -208,9 +208,11 @@ class TrafficEnv(DifferentiableEnv):
         """All simulator steps of a decision and what they lead to in one call of the fused kernel; None where that
         cannot be.
         """
+        if self._wish is None:
+            return None
         steps = self.scenario.simulation.decision_steps
         action = None if plan is None else plan.constant(begin, steps, self._bounds)
-        if self._wish is None or (plan is not None and action is None):
+        if plan is not None and action is None:
             return None
         decision = self.simulator.decide(begin, steps, action, noise, self._wish)
         if decision is None:
@@ -228,9 +230,11 @@ class TrafficEnv(DifferentiableEnv):
         self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None
     ) -> tuple[Driven, TrafficState, Tensor, Tensor, Neighbors] | None:
         """All simulator steps of a decision in one call of the fused kernel; None where that cannot be."""
+        if self._open:
+            return None
         steps = self.scenario.simulation.decision_steps
         action = None if plan is None else plan.constant(begin, steps, self._bounds)
-        if (plan is not None and action is None) or self._open:
+        if plan is not None and action is None:
             return None
         record = self.simulator.hold(begin, steps, action, noise)
         if record is None:

@@ -1,7 +1,8 @@
 """The step as one compiled function with a hand-written adjoint: an optimisation of the reference, equal to it.
 
 ``library`` finds the compiled kernel, ``plan`` says what a simulator is to it and what it does not cover, ``layout`` is
-the binary interface, ``fused`` runs steps and rollouts. Without a kernel everything runs on the reference.
+the binary interface, ``fused`` runs steps and rollouts, ``decision`` an environment's decision with its outcome,
+``sight`` finds neighbours. Without a kernel everything runs on the reference.
 """
 
 from __future__ import annotations
