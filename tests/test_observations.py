@@ -123,7 +123,7 @@ def test_columns_of_a_gate_with_a_signal() -> None:
     assert row["gate: phase left [30 s]"] == pytest.approx(network.signals[0].durations[0] / 30.0)
     assert row["gate: right of way"] == 0.0 and row["gate: must stop"] == 1.0
     assert row["lane leads on for [100 m]"] == 1.0 and row["lane changes needed, + = left"] == 0.0
-    gate = int(env.start(state).scene.neighbors.ahead.gate[0, 0, 0])  # type: ignore[union-attr]
+    gate = int(env.simulator.neighbors(state).ahead.gate[0, 0, 0])  # type: ignore[union-attr]
     assert network.lane_connection[gate] == 7
     held = torch.full_like(state.right_of_way, -1)
     held[0, 0] = gate
@@ -135,7 +135,7 @@ def test_columns_of_a_gate_with_a_signal() -> None:
 def test_from_within_the_junction_the_lane_that_follows_counts() -> None:
     env = env_of(CROSSING)
     state = scene(env, [("west_in", 0, 0.0, 6.0, ("west_in", "south_out"))])
-    gate = int(env.start(state).scene.neighbors.ahead.gate[0, 0, 0])  # type: ignore[union-attr]
+    gate = int(env.simulator.neighbors(state).ahead.gate[0, 0, 0])  # type: ignore[union-attr]
     inside = replace(
         state, lane=torch.where(state.active, gate, state.lane), position=torch.full_like(state.position, 2.0)
     )
