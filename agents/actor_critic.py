@@ -19,7 +19,7 @@ from trafficgrad.errors import TrafficGradError
 
 
 class Tanh(nn.Module):
-    """Hyperbolic tangent, as 2 sigmoid(2 x) - 1: PyTorch's own takes several times as long on many CPUs."""
+    """Hyperbolic tangent, as 2 sigmoid(2 x) - 1: PyTorch's own takes several times as long on some CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""

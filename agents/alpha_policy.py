@@ -76,8 +76,8 @@ class Regression:
 class AlphaRegression:
     """Minibatch Adam on the squared distance to the moved actions; it restores what a failed attempt changed.
 
-    The published algorithm takes 16 steps on all samples; six on minibatches with three times the rate come nearly as
-    close (docs/performance.md).
+    The published algorithm takes 16 steps on all samples; six on minibatches with three times the rate come as close
+    (docs/performance.md).
 
     A failed attempt puts back the parameters and the optimiser's moments, and the next starts with the learning rate
     divided by ``SHRINK`` once more. If all attempts fail, the next call starts from the smaller rate.
