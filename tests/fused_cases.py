@@ -150,13 +150,15 @@ def random_case(seed: int, mode: str | None = None, dtype: torch.dtype = torch.f
     return Case(simulator, state, actions, noise)
 
 
-def leaves_of(simulator: Simulator, state: TrafficState) -> tuple[Simulator, TrafficState, dict[str, Tensor]]:
+def leaves_of(
+    simulator: Simulator, state: TrafficState, rows: int | None = None
+) -> tuple[Simulator, TrafficState, dict[str, Tensor]]:
     """A simulator and a state with everything that may be differentiated by as leaves, and the leaves by name.
 
-    Parameters that are numbers become tensors where roads meet and part.
+    Parameters that are numbers become tensors where roads meet and part, of ``rows`` drivers or those of the state.
     """
     leaves: dict[str, Tensor] = {}
-    network, rows = simulator.network, int(state.driver.max()) + 1
+    network, rows = simulator.network, rows or int(state.driver.max()) + 1
 
     def leaf(name: str, value: Tensor) -> Tensor:
         leaves[name] = value.detach().clone().requires_grad_()

@@ -114,8 +114,6 @@ def warmed_up(scenario: Scenario, simulator: Simulator) -> TrafficState:
 
 
 def _measure(simulator: Simulator, state: TrafficState, repetitions: int, worlds: int) -> list[MapRow]:
-    # SUMO lets nobody new in either.
-    closed = replace(simulator, demand=None)
     several = state.index([0] * worlds)
     candidates: dict[str, Callable[[bool], int]] = {
         "reference, one world": partial(_rollout, replace(simulator, backend="reference"), state)
@@ -123,8 +121,8 @@ def _measure(simulator: Simulator, state: TrafficState, repetitions: int, worlds
     if library().missing is None:
         candidates |= {
             "fused, one world": partial(_rollout, simulator, state),
-            "fused, one world, rollout, nobody comes": partial(_at_once, closed, state),
-            f"fused, {worlds} worlds, rollout, nobody comes": partial(_at_once, closed, several),
+            "fused, one world, rollout": partial(_at_once, simulator, state),
+            f"fused, {worlds} worlds, rollout": partial(_at_once, simulator, several),
         }
     rates: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in candidates}
     present = dict.fromkeys(candidates, 0.0)

@@ -102,7 +102,7 @@ class Inflow:
             raise refuse(f"lanes must be numbers of lanes, 0 = right, got {tuple(self.lanes)}")
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """The inflows as tensors; ``R`` routes, the times of all schedules behind each other, +inf after each."""
 
     inflow: Tensor  # [Q] int64
@@ -173,11 +173,11 @@ class Demand:
 
     def start(self, state: TrafficState) -> TrafficState:
         """The state with empty queues and the time of every inflow's first arrival, not before the state's time."""
-        t = self._tables(state.position.dtype, state.position.device)
+        t = self.tables(state.position.dtype, state.position.device)
         none = torch.zeros(state.worlds, len(self.inflows), dtype=torch.int64, device=state.position.device)
         now = state.time[:, None]
         previous = torch.where(t.begin > now, t.begin, now)
-        first = self._arrival(state.seed, previous, none, t, self._rate(t, state))
+        first = self._arrival(state.seed, previous, none, t, self.rates(state))
         return dataclasses.replace(state, arrivals=none, inserted=none, next_arrival=first)
 
     def waiting(self, state: TrafficState) -> Tensor:
@@ -200,20 +200,20 @@ class Demand:
                 "begin with demand.start(state)"
             )
         device = state.position.device
-        t = self._tables(state.position.dtype, device)
-        rate = self._rate(t, state)
+        t = self.tables(state.position.dtype, device)
+        rate = self.rates(state)
         arrivals, next_arrival = self._count_arrivals(state, t, rate)
         counted = dataclasses.replace(state, arrivals=arrivals, next_arrival=next_arrival)
         waiting = self.waiting(counted)
         if device.type == "cpu" and not bool((waiting > 0).any()):  # elsewhere looking would wait for the device
             return counted
         heads = self._heads(state, waiting, t, rate, entrance)
-        entry = find_entries(state, heads, self._doors(entrance.network, t), entrance)
+        entry = find_entries(state, heads, self.doors(entrance.network, state.position.dtype, device), entrance)
         return insert(counted, heads, entry, entrance)
 
     # ------------------------------------------------------------------ arrivals
 
-    def _arrival(self, seed: Tensor, previous: Tensor, number: Tensor, t: _Tables, rate: Tensor) -> Tensor:
+    def _arrival(self, seed: Tensor, previous: Tensor, number: Tensor, t: Tables, rate: Tensor) -> Tensor:
         """When the vehicle ``number`` [B, Q] of each inflow comes, given when the one before came, [B, Q] s."""
         u = uniform(seed[:, None], t.inflow, number, _INTERVAL)
         share = torch.where(t.poisson, -torch.log(u), 1.0).to(previous.dtype)
@@ -224,7 +224,7 @@ class Demand:
             time = torch.where(t.scheduled, self._times(t)[row], time)
         return torch.where(time < t.end, time, math.inf)
 
-    def _count_arrivals(self, state: TrafficState, t: _Tables, rate: Tensor) -> tuple[Tensor, Tensor]:
+    def _count_arrivals(self, state: TrafficState, t: Tables, rate: Tensor) -> tuple[Tensor, Tensor]:
         arrivals, coming = state.arrivals, state.next_arrival
         now = state.time[:, None]
         for _ in range(MOST_ARRIVALS):
@@ -235,7 +235,7 @@ class Demand:
             arrivals = arrivals + due
         return arrivals, coming
 
-    def _heads(self, state: TrafficState, waiting: Tensor, t: _Tables, rate: Tensor, entrance: Entrance) -> Heads:
+    def _heads(self, state: TrafficState, waiting: Tensor, t: Tables, rate: Tensor, entrance: Entrance) -> Heads:
         number = state.inserted
         waits = waiting > 0
         now = state.time[:, None]
@@ -268,8 +268,9 @@ class Demand:
 
     # ------------------------------------------------------------------ tensors
 
-    def _rate(self, t: _Tables, state: TrafficState) -> Tensor:
+    def rates(self, state: TrafficState) -> Tensor:
         """[Q] or [B, Q] vehicles/s. Tensors are looked at anew in every step, so that an optimiser may change them."""
+        t = self.tables(state.position.dtype, state.position.device)
         if t.rate is not None:
             return t.rate
         like = state.position
@@ -281,11 +282,16 @@ class Demand:
                 )
         return torch.stack([rate.expand(state.worlds) for rate in rates], 1)
 
-    def _times(self, t: _Tables) -> Tensor:
+    @property
+    def differentiates_times(self) -> bool:
+        """Whether the times of a schedule require a gradient."""
+        return any(isinstance(i.times, Tensor) and i.times.requires_grad for i in self.inflows)
+
+    def _times(self, t: Tables) -> Tensor:
         """``t.times``, with the graph of those that have one."""
-        given = [i.times for i in self.inflows]
-        if not any(isinstance(times, Tensor) and times.requires_grad for times in given):
+        if not self.differentiates_times:
             return t.times
+        given = [i.times for i in self.inflows]
         end = t.times.new_full((1,), math.inf)
         parts = [
             end if x is None else torch.cat([torch.as_tensor(x, dtype=end.dtype, device=end.device).reshape(-1), end])
@@ -293,13 +299,14 @@ class Demand:
         ]
         return torch.cat(parts)
 
-    def _tables(self, dtype: torch.dtype, device: torch.device) -> _Tables:
+    def tables(self, dtype: torch.dtype, device: torch.device) -> Tables:
+        """The inflows as tensors, without graph; made once."""
         key = (dtype, str(device))
         if key not in self._kept:
             self._kept[key] = self._compile(dtype, device)
         return self._kept[key]
 
-    def _compile(self, dtype: torch.dtype, device: torch.device) -> _Tables:
+    def _compile(self, dtype: torch.dtype, device: torch.device) -> Tables:
         flows = self.inflows
 
         def whole(values: Sequence[int]) -> Tensor:
@@ -330,7 +337,7 @@ class Demand:
             shares.append([*share, *[1.0] * (width - len(share))])
         fixed = not any(isinstance(i.rate, Tensor) for i in flows)
         starts = [sum(len(k) + 1 for k in times[:q]) for q in range(len(flows))]
-        return _Tables(
+        return Tables(
             inflow=torch.arange(len(flows), device=device),
             edge=whole([i.edge for i in flows]),
             poisson=flag([i.kind == "poisson" for i in flows]),
@@ -351,8 +358,9 @@ class Demand:
             speed=real([math.inf if i.speed is None else i.speed for i in flows]),
         )
 
-    def _doors(self, network: RoadNetwork, t: _Tables) -> Doors:
+    def doors(self, network: RoadNetwork, dtype: torch.dtype, device: torch.device) -> Doors:
         """Where the inflows lead on this network; made at the first call and kept."""
+        t = self.tables(dtype, device)
         key = (network.base, t.speed.dtype, str(t.speed.device))
         if key not in self._kept:
             self.check(network)

@@ -136,8 +136,7 @@ class Simulator:
         if plan is not None:
             if action is not None:
                 self._check_shapes(action, shape)
-            after, coming = fused.step(plan, state, action, noise, self.demand is not None)
-            return self._let_in(after, coming)
+            return fused.step(plan, state, action, noise)
         if action is not None:
             self._check_action(action, shape)
             action = tree.move(action, dtype=state.position.dtype)
@@ -198,7 +197,7 @@ class Simulator:
             raise TrafficGradError(
                 f"noise must have shape {[steps, state.worlds, state.vehicles]}, got {list(noise.shape)}"
             )
-        plan = plan_for(self, state) if controller is None and self.demand is None and steps else None
+        plan = plan_for(self, state) if controller is None and steps else None
         if plan is not None:
             if noise is None and generator is not None:
                 drawn = [self.sample_noise(state, generator) for _ in range(steps)]
@@ -234,7 +233,7 @@ class Simulator:
         Raises:
             TrafficGradError: wrong shape or a non-finite value of the action.
         """
-        plan = None if self.demand is not None else plan_for(self, state)
+        plan = plan_for(self, state)
         if plan is None:
             return None
         if action is not None:
@@ -247,7 +246,7 @@ class Simulator:
         self, state: TrafficState, steps: int, action: Action | None, noise: Tensor | None, wish: Wish
     ) -> Decision | None:
         """Like :meth:`hold`, with what an environment makes of it; None where the kernel does not tell that."""
-        plan = None if self.demand is not None else plan_for(self, state)
+        plan = plan_for(self, state)
         if plan is None or decision.why_not(plan, wish) is not None:
             return None
         if action is not None:

@@ -230,8 +230,8 @@ class TrafficEnv(DifferentiableEnv):
         self, begin: TrafficState, plan: HeldAction | None, noise: Tensor | None
     ) -> tuple[Driven, TrafficState, Tensor, Tensor, Neighbors] | None:
         """All simulator steps of a decision in one call of the fused kernel; None where that cannot be."""
-        if self._open:
-            return None
+        if self._open and plan is not None and len(self.slots):
+            return None  # the action is not for those who come to a slot in between
         steps = self.scenario.simulation.decision_steps
         action = None if plan is None else plan.constant(begin, steps, self._bounds)
         if plan is not None and action is None:

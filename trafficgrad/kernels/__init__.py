@@ -135,6 +135,12 @@ def _misfit(plan: Plan, state: TrafficState) -> str | None:
     same = state.speed.dtype == state.lateral.dtype == state.cooldown.dtype == state.time.dtype == real
     if not same or state.heading.dtype != real or state.passed.dtype != real or state.phase_time.dtype != real:
         return "its fields differ in dtype"
+    if plan.demand is not None:
+        if state.arrivals.shape[1] != plan.inflows:
+            count = state.arrivals.shape[1]
+            return f"there are {plan.inflows} inflows, and it has {count}: begin with demand.start(state)"
+        if state.next_arrival.dtype != real:
+            return "its fields differ in dtype"
     if plan.signals and state.phase.shape[1] != plan.signals:
         return f"there are {plan.signals} signals, and it has {state.phase.shape[1]}: begin with signals.start(state)"
     return None

@@ -64,6 +64,8 @@ def why_not(plan: Plan, wish: Wish) -> str | None:
     """What keeps the kernel from telling this of the simulator, as a clause; None if it can."""
     if plan.branched:
         return "roads meet and part"
+    if plan.inflows:
+        return "vehicles come"
     if wish.others > MOST_OTHERS:
         return f"more than {MOST_OTHERS} other controlled vehicles are shown"
     if not plan.controlled and wish.sees != "nothing":

@@ -21,8 +21,9 @@ from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
 
 SIDES_KEPT = 2_000_000  # vehicle-steps; of more of them, who is in the lanes beside is searched again on the way back
-_CARRIED = ("position", "speed", "lateral", "heading", "cooldown", "passed")  # what a step hands on with a gradient
-_GIVEN = ("acceleration", "request", "steering", "noise")
+# What a step hands on with a gradient.
+_CARRIED = ("position", "speed", "lateral", "heading", "cooldown", "passed", "next_arrival")
+_GIVEN = ("acceleration", "request", "steering", "noise", "rate")
 _TABLES = ("speed_limit", "durations", "offset")
 _ASIDE = frozenset({"lateral", "cooldown", "change_cooldown", "request"})
 _FAILURES = {
@@ -62,11 +63,17 @@ class Run:
         self.position, self.speed = state.position.contiguous(), state.speed.contiguous()
         self.lateral, self.heading = state.lateral.contiguous(), state.heading.contiguous()
         self.cooldown = state.cooldown.contiguous()
-        self.passed = state.passed.contiguous() if plan.signals else None
+        self.passed = state.passed.contiguous() if plan.signals or plan.inflows else None
         fixed = [state.lane, state.previous, state.driver, state.active, state.time, state.left]
-        if plan.branched:
+        if plan.routes:
             fixed += [state.route, state.route_index, state.right_of_way, state.passed, state.phase, state.phase_time]
         self.fixed = [x.contiguous() for x in fixed]
+        self.next_arrival = self.rate = None
+        self.queues: list[Tensor] = []
+        if plan.demand is not None:
+            self.next_arrival, self.rate = state.next_arrival.contiguous(), plan.demand.rates(state).contiguous()
+            queues = [state.arrivals, state.inserted, state.next_id, state.vehicle_id, state.seed]
+            self.queues = [x.contiguous() for x in queues]
         self.acceleration = self.request = self.steering = self.signal_request = None
         if action is not None:
             self.acceleration = _plain(action.acceleration, plan)
@@ -81,7 +88,6 @@ class Run:
         self.values: list[int] = []  # of the call, up to its cotangents
         self.saved: Tensor | None = None
         self.plain: dict[str, Tensor] = {}  # fields after that carry no gradient
-        self.coming: tuple[Tensor, Tensor] | None = None
         self.held = held
         self.granted = self.overlaps = None
         if held and action is not None:
@@ -121,7 +127,7 @@ class Run:
         """Where the first state after begins; ``size`` of the field at one time, bytes."""
         return 0 if made is None else made.data_ptr() + (size if self.whole else 0)
 
-    def forward(self, keep: bool, tell_coming: bool = False) -> list[Tensor]:
+    def forward(self, keep: bool) -> list[Tensor]:
         """The fields of the states after that may carry gradients, as ``made`` names them."""
         plan = self.plan
         worlds, vehicles = self.position.shape
@@ -131,29 +137,38 @@ class Run:
             self.made.append("heading")
         if self.passed is not None:
             self.made.append("passed")
+        if self.next_arrival is not None:
+            self.made.append("next_arrival")
         made = [self.room(getattr(self, name)) for name in self.made]
         plain = self.plain = {"lane": self.room(lane), "previous": self.room(previous), "time": self.room(time)}
         if plan.open:
             plain |= {"active": self.room(active), "left": self.room(left)}
         roads: tuple[int, ...] = (0,) * 6
-        if plan.branched:
+        if plan.routes:
             _, index, right, _, phase, phase_time = self.fixed[6:]
             roads = tuple(x.data_ptr() for x in self.fixed[6:])
             plain |= {"route_index": self.room(index), "right_of_way": self.room(right)}
             if plan.signals:
                 plain |= {"phase": self.room(phase), "phase_time": self.room(phase_time)}
-        if tell_coming and plan.branched:
-            lanes = plan.setup.lanes
-            self.coming = (
-                torch.empty((worlds, lanes), dtype=torch.int64),
-                torch.empty((worlds, lanes), dtype=plan.dtype),
-            )
+        come: tuple[int, ...] = (0,) * 8
+        if self.queues:
+            arrivals, inserted, next_id, vehicle_id, seed = self.queues
+            come = (arrivals.data_ptr(), inserted.data_ptr(), self.next_arrival.data_ptr(), next_id.data_ptr())  # type: ignore[union-attr]
+            come += (vehicle_id.data_ptr(), seed.data_ptr(), self.rate.data_ptr())  # type: ignore[union-attr]
+            come += (plan.inflows if self.rate.dim() == 2 else 0,)  # type: ignore[union-attr]
+            fields = {"driver": driver, "vehicle_id": vehicle_id, "route": self.fixed[6]}
+            fields |= {"arrivals": arrivals, "inserted": inserted, "next_id": next_id}
+            plain |= {name: self.room(x) for name, x in fields.items()}
         keeps_sides = self.soft and (plan.branched or self.steps * worlds * vehicles < SIDES_KEPT)
         if keep:
             size = plan.saved_bytes(worlds, vehicles, keeps_sides)
             self.saved = torch.empty(self.steps * size + 64, dtype=torch.uint8)
         cells, real, each = worlds * vehicles, plan.dtype.itemsize, worlds * plan.signals
-        carried = {name: self.place(x, cells * real) for name, x in zip(self.made, made, strict=True)}
+        queues = worlds * plan.inflows
+        carried = {
+            name: self.place(x, (queues if name == "next_arrival" else cells) * real)
+            for name, x in zip(self.made, made, strict=True)
+        }
         given = (self.acceleration, self.request, self.steering, self.noise, self.signal_request)
         order = plan.take_order(worlds, vehicles)
         failed = _Three()
@@ -163,6 +178,7 @@ class Run:
             *(self.cooldown.data_ptr(), lane.data_ptr(), previous.data_ptr(), driver.data_ptr()),
             *(active.data_ptr(), time.data_ptr(), left.data_ptr()),
             *roads,
+            *come,
             *[0 if x is None else x.data_ptr() for x in given],
             *(carried["position"], carried["speed"], carried["lateral"], carried.get("heading", 0)),
             *(carried["cooldown"], self.place(plain["lane"], cells * 8), self.place(plain["previous"], cells * 8)),
@@ -170,9 +186,13 @@ class Run:
             *(self.place(plain.get("left"), worlds * 8), self.place(plain.get("route_index"), cells * 8)),
             *(self.place(plain.get("right_of_way"), cells * 8), carried.get("passed", 0)),
             *(self.place(plain.get("phase"), each * 8), self.place(plain.get("phase_time"), each * real)),
+            *(self.place(plain.get("driver"), cells * 8), self.place(plain.get("vehicle_id"), cells * 8)),
+            *(self.place(plain.get("route"), cells * 8), self.place(plain.get("arrivals"), queues * 8)),
+            *(self.place(plain.get("inserted"), queues * 8), carried.get("next_arrival", 0)),
+            self.place(plain.get("next_id"), worlds * 8),
             *(self.granted is not None, 0 if self.granted is None else self.granted.data_ptr()),
             0 if self.overlaps is None else self.overlaps.data_ptr(),
-            *((0, 0) if self.coming is None else (x.data_ptr() for x in self.coming)),
+            *(0, 0),
             0 if self.saved is None else -(-self.saved.data_ptr() // 64) * 64,
         ]
         plan.forward(plan.address, pack_call(*self.values, ctypes.addressof(failed), *_NO_BARS), self.outcome())
@@ -195,6 +215,8 @@ class Run:
             fixed.add("lateral")
         if not (plan.carries or "passed" in names):
             fixed.add("passed")
+        if not ("next_arrival" in names or "rate" in names):
+            fixed.add("next_arrival")
         return fixed
 
     def backward(self, bars: tuple[Tensor | None, ...]) -> list[Tensor | None]:
@@ -203,11 +225,14 @@ class Run:
         worlds, vehicles = like.shape
         held = {name: bar.contiguous() for name, bar in zip(self.made, bars, strict=True) if bar is not None}
         all_times = self.whole and not self.judged
-        skip = worlds * vehicles * plan.dtype.itemsize if all_times else 0
+        real = plan.dtype.itemsize if all_times else 0
+        skips = {name: real * worlds * (plan.inflows if name == "next_arrival" else vehicles) for name in held}
         found: dict[str, Tensor] = {}
         for name in self.names:
             parameter = plan.tensors.get(name)
-            if parameter is None:
+            if name == "rate":
+                found[name] = torch.zeros((worlds, plan.inflows), dtype=plan.dtype)
+            elif parameter is None:
                 found[name] = torch.empty_like(getattr(self, name))
             else:
                 rank = plan.tables.get(name, 1)
@@ -219,7 +244,7 @@ class Run:
         values = pack_call(
             *self.values,
             ctypes.addressof(failed),
-            *[held[name].data_ptr() + skip if name in held else 0 for name in _CARRIED],
+            *[held[name].data_ptr() + skips[name] if name in held else 0 for name in _CARRIED],
             *[found[name].data_ptr() if name in found else 0 for name in _BARS],
         )
         plan.backward(plan.address, values, self.outcome())
@@ -229,7 +254,9 @@ class Run:
         result: list[Tensor | None] = []
         for name in self.names:
             bar, parameter = found[name], plan.tensors.get(name)
-            if parameter is not None:
+            if name == "rate":
+                bar = bar if self.rate.dim() == 2 else bar.sum(0)  # type: ignore[union-attr]
+            elif parameter is not None:
                 if bar.shape != parameter.shape or parameter.dim() == plan.tables.get(name, 1):
                     bar = bar.sum(0).reshape(parameter.shape)
             elif all_times and name in held:
@@ -240,8 +267,8 @@ class Run:
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, tell_coming: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        made = run.forward(True, tell_coming)
+    def forward(ctx: Any, run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = run.forward(True)
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*made, *tensors)
@@ -253,30 +280,23 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # they have not been changed, and are still here
-        return (None, None, *ctx.run.backward(bars))
+        return (None, *ctx.run.backward(bars))
 
 
-def _changed(run: Run, tell_coming: bool = False) -> dict[str, Tensor]:
+def _changed(run: Run) -> dict[str, Tensor]:
     """Fields of the states after that the kernel has made."""
     tensors = run.differentiable() if torch.is_grad_enabled() else []
     run.decide_softness(bool(tensors))
-    made = _Fused.apply(run, tell_coming, *tensors) if tensors else run.forward(False, tell_coming)
+    made = _Fused.apply(run, *tensors) if tensors else run.forward(False)
     return {**dict(zip(run.made, made, strict=True)), **run.plain}
 
 
-def step(
-    plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None, tell_coming: bool = False
-) -> tuple[TrafficState, tuple[Tensor, Tensor] | None]:
-    """One step of vehicles and signals; demand is not touched.
-
-    With ``tell_coming``, where roads meet and part: also who was coming to each lane next before the step, [B, A] slots
-    (-1 = nobody), and from how far away, m.
-    """
-    run = Run(plan, state, action, noise, None)
+def step(plan: Plan, state: TrafficState, action: Action | None, noise: Tensor | None) -> TrafficState:
+    """One step."""
     after = object.__new__(TrafficState)  # the constructor would check again what the kernel has made
     after.__dict__.update(state.__dict__)
-    after.__dict__.update(_changed(run, tell_coming))
-    return after, run.coming
+    after.__dict__.update(_changed(Run(plan, state, action, noise, None)))
+    return after
 
 
 def rollout(
@@ -315,5 +335,5 @@ def refuse(failure: int, world: int, place: int) -> None:
 
 
 # The members of a call from the cotangents that are written on, by the names of differentiable tensors.
-_BARS = (*_CARRIED, *_GIVEN, *_TABLES, *PARAMETERS)
+_BARS = (*_CARRIED, *_GIVEN[:4], *_TABLES, "rate", *PARAMETERS)
 _NO_BARS = (0,) * (len(_CARRIED) + len(_BARS))

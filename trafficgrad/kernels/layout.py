@@ -29,6 +29,12 @@ JUNCTIONS = (
     *("signal", "signal_index", "foe", "kind"),
 )
 JUNCTION_PLACES = ("narrows", "apart", "waits_at", "own_entry", "own_exit", "foe_entry", "foe_exit")
+# Tables of inflows: whole numbers, and what has the state's dtype.
+INFLOWS = (
+    *("inflow_poisson", "inflow_scheduled", "inflow_listed", "inflow_route", "listed_route", "times_start"),
+    *("times_count", "inflow_first_driver", "inflow_drivers", "door_edge", "door_lane", "door_allowed"),
+)
+INFLOW_REALS = ("inflow_end", "times", "door_speed")
 RIGHT_OF_WAY = ("time_gap", "safe_deceleration", "stop_deceleration", "reaction_time", "zip_distance")
 
 _whole, _pointer, _real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
@@ -58,6 +64,8 @@ class Setup(ctypes.Structure):
         *((name, _pointer) for name in ("durations", "offset", "shortest", "longest")),
         *((name, _whole) for name in ("durations_stride", "offset_stride")),
         *((name, _pointer) for name in ("letter", "signal_kind", "phase_count")),
+        *((name, _whole) for name in ("inflows", "inflow_routes", "door_hops")),
+        *((name, _pointer) for name in (*INFLOWS, *INFLOW_REALS, "inflow_share", "inflow_controlled")),
         ("controlled", _whole),
         *((name, _pointer) for name in ("slot", "control", "limited")),
         ("value", _pointer * _EACH),
@@ -78,18 +86,21 @@ CALL = (
     *("worlds", "vehicles", "steps", "threads", "soft", "keeps_sides", "order"),
     *("position", "speed", "lateral", "heading", "cooldown", "lane", "previous", "driver", "active", "time", "left"),
     *("route", "route_index", "right_of_way", "passed", "phase", "phase_time"),
+    *("arrivals", "inserted", "next_arrival", "next_id", "vehicle_id", "seed", "rate", "rate_stride"),
     *("acceleration", "request", "steering", "noise", "signal_request"),
     *("next_position", "next_speed", "next_lateral", "next_heading", "next_cooldown"),
     *("next_lane", "next_previous", "next_active", "next_time", "next_left"),
     *("next_route_index", "next_right_of_way", "next_passed", "next_phase", "next_phase_time"),
+    *("next_driver", "next_vehicle_id", "next_route", "next_arrivals", "next_inserted", "next_next_arrival"),
+    "next_next_id",
     *("held", "granted", "overlaps"),
     *("coming", "coming_distance"),
     *("saved", "failed"),
     *("bar_next_position", "bar_next_speed", "bar_next_lateral", "bar_next_heading", "bar_next_cooldown"),
-    "bar_next_passed",
-    *("bar_position", "bar_speed", "bar_lateral", "bar_heading", "bar_cooldown", "bar_passed"),
+    *("bar_next_passed", "bar_next_next_arrival"),
+    *("bar_position", "bar_speed", "bar_lateral", "bar_heading", "bar_cooldown", "bar_passed", "bar_next_arrival"),
     *("bar_acceleration", "bar_request", "bar_steering", "bar_noise"),
-    *("bar_speed_limit", "bar_durations", "bar_offset"),
+    *("bar_speed_limit", "bar_durations", "bar_offset", "bar_rate"),
     *(f"bar_{name}_value" for name in PARAMETERS),
 )
 pack_call = struct.Struct(f"={len(CALL)}q").pack

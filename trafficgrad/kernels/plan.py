@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 from trafficgrad.car_following import IDM
+from trafficgrad.demand import Demand
 from trafficgrad.dynamics import INTEGRATORS
 from trafficgrad.gradients import HARD_BRAKING, GradientMode, SignalGradient
-from trafficgrad.kernels.layout import JUNCTION_PLACES, JUNCTIONS, PARAMETERS, RIGHT_OF_WAY, Setup, WishRecord
+from trafficgrad.kernels.layout import (
+    INFLOW_REALS,
+    INFLOWS,
+    JUNCTION_PLACES,
+    JUNCTIONS,
+    PARAMETERS,
+    RIGHT_OF_WAY,
+    Setup,
+    WishRecord,
+)
 from trafficgrad.kernels.library import library
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.network.road_network import RoadNetwork
@@ -45,6 +55,8 @@ def not_covered(simulator: Simulator, dtype: torch.dtype) -> str | None:
     for name, value in _tables_of(simulator).items():
         if not value.is_contiguous():
             return f"{name} is not contiguous in memory"
+    if simulator.demand is not None and simulator.demand.differentiates_times:
+        return "it does not differentiate by the times of a schedule"
     return None
 
 
@@ -95,8 +107,11 @@ class Plan:
         for name, value in _tables_of(simulator).items():
             if value.dim() > self.tables[name]:
                 self.worlds.add(len(value))
-        self.open = not simulator.network.is_closed
+        self.demand = simulator.demand
+        self.inflows = 0 if self.demand is None else len(self.demand.inflows)
+        self.open = not simulator.network.is_closed or self.demand is not None
         self.branched = not simulator.network.is_unbranched
+        self.routes = self.branched or self.demand is not None  # the kernel reads and writes the state's routes
         signals = simulator.signals
         self.signals = 0 if signals is None else signals.count
         self.carries = signals is not None and simulator.signal_gradient.mode == "straight_through"
@@ -152,6 +167,8 @@ class Plan:
     def _setup(self, simulator: Simulator) -> Setup:
         s = Setup()
         self._road(s, simulator.network)
+        if self.demand is not None:
+            self._demand(s, self.demand, simulator.network)
         fleet, gradient, choice = simulator.fleet, simulator.lane_gradient, simulator.lane_choice
         s.crossings = simulator.crossings
         s.controlled = self.controlled
@@ -188,7 +205,7 @@ class Plan:
     def _road(self, s: Setup, network: RoadNetwork) -> None:
         t = network.tables(self.dtype, "cpu")
         s.lanes, s.road_edges, s.max_lanes = len(network.lanes), len(network.edges), network.max_lanes
-        s.chains, s.closed = len(network.lanes), network.is_closed
+        s.chains, s.closed = len(network.lanes), not self.open
         for name in ("edge", "number", "left", "right", "successor", "predecessor", "chain"):
             setattr(s, name, self._whole(getattr(t, name)))
         s.levels = len(t.ahead)
@@ -204,7 +221,7 @@ class Plan:
         s.speed_limit = self._strided(limits)
         s.limit_stride = limits.shape[-1] if limits.dim() == 2 else 0
         s.branched, s.hops = self.branched, network.hops
-        if self.branched:
+        if self.routes:
             self._junctions(s, t)
 
     def _junctions(self, s: Setup, t: LaneTables) -> None:
@@ -218,6 +235,20 @@ class Plan:
         s.next_lane, s.following_row, s.ends = (self._whole(x) for x in (plan.next_lane, plan.following, plan.ends))
         s.change, s.route_start = self._whole(plan.change), self._whole(plan.route_start)
         s.reach = self._real(plan.reach)
+
+    def _demand(self, s: Setup, demand: Demand, network: RoadNetwork) -> None:
+        t, doors = (
+            demand.tables(self.dtype, torch.device("cpu")),
+            demand.doors(network, self.dtype, torch.device("cpu")),
+        )
+        s.inflows, s.inflow_routes, s.door_hops = len(demand.inflows), t.route.shape[1], doors.hops
+        whole = [t.poisson, t.scheduled, t.listed, t.route, t.listed_route, t.times_start, t.times_count]
+        whole += [t.first_driver, t.drivers, doors.edge, doors.lanes, doors.allowed]
+        for name, table in zip(INFLOWS, whole, strict=True):
+            setattr(s, name, self._whole(table))
+        for name, table in zip(INFLOW_REALS, (t.end, t.times, doors.speed), strict=True):
+            setattr(s, name, self._real(table))
+        s.inflow_share, s.inflow_controlled = (self._keep(x.contiguous()) for x in (t.share, t.controlled_share))
 
     def _signals(self, s: Setup, signals: Signals, gradient: SignalGradient) -> None:
         s.signals, s.phases, s.letters = signals.letters.shape

@@ -53,6 +53,12 @@ struct Setup {
     const void *durations, *offset, *shortest, *longest;
     int64_t durations_stride, offset_stride;
     const int32_t *letter, *signal_kind, *phase_count;
+    // demand: inflows [Q], their routes [Q, inflow_routes], lanes of their edges [Q, max_lanes], scheduled times
+    int64_t inflows, inflow_routes, door_hops;
+    const int32_t *inflow_poisson, *inflow_scheduled, *inflow_listed, *inflow_route, *listed_route, *times_start;
+    const int32_t *times_count, *inflow_first_driver, *inflow_drivers, *door_edge, *door_lane, *door_allowed;
+    const void *inflow_end, *times, *door_speed;        // real
+    const double *inflow_share, *inflow_controlled;     // cumulative; of those who come
     // the fleet
     int64_t controlled;
     const int32_t *slot, *control, *limited;  // [C]
@@ -87,6 +93,12 @@ struct Call {
     const void *passed;
     const int64_t *phase;
     const void *phase_time;
+    // where vehicles come, [B, Q]; next_id and seed [B]; rate [Q] or [B, Q]
+    const int64_t *arrivals, *inserted;
+    const void *next_arrival;
+    const int64_t *next_id, *vehicle_id, *seed;
+    const void *rate;
+    int64_t rate_stride;
     // what is done: acceleration, request, steering [T, B, C], noise [T, B, N], what signals are asked for [T, B, S]
     const void *acceleration, *request, *steering, *noise, *signal_request;
     // the states after, [T, B, N]; time and left [T, B]
@@ -99,21 +111,24 @@ struct Call {
     void *next_passed;
     int64_t *next_phase;
     void *next_phase_time;
+    int64_t *next_driver, *next_vehicle_id, *next_route, *next_arrivals, *next_inserted;
+    void *next_next_arrival;
+    int64_t *next_next_id;
     // With `held` the action [B, C] is that of all steps, and a request is dropped once it is granted: at which step, -1 =
     // never, [B, C]. Its cotangent is that of the granting step, or the mean over all of them.
     int64_t held;
     int64_t *granted;
     uint8_t *overlaps;      // [T, B] somebody is within the vehicle ahead, before each step
-    int64_t *coming;        // [B, A] who came to each lane next before the first step, and from how far away
+    int64_t *coming;        // [B, A] who comes to each lane next, and from how far away; beside a sight
     void *coming_distance;  // real
     void *saved;      // [T, saved_bytes] for the way back; null = not needed
     int64_t *failed;  // [3] Failure, world, slot or row of `controlled`: what was refused, unchanged if nothing was
     // cotangents of the states after, [T, B, N], and of what led to them, which are written; parameters' [B, rows]
     const void *bar_next_position, *bar_next_speed, *bar_next_lateral, *bar_next_heading, *bar_next_cooldown;
-    const void *bar_next_passed;
+    const void *bar_next_passed, *bar_next_next_arrival;
     void *bar_position, *bar_speed, *bar_lateral, *bar_heading, *bar_cooldown;
-    void *bar_passed, *bar_acceleration, *bar_request, *bar_steering, *bar_noise;
-    void *bar_speed_limit, *bar_durations, *bar_offset;  // [B, A], [B, S, P], [B, S]
+    void *bar_passed, *bar_next_arrival, *bar_acceleration, *bar_request, *bar_steering, *bar_noise;
+    void *bar_speed_limit, *bar_durations, *bar_offset, *bar_rate;  // [B, A], [B, S, P], [B, S], [B, Q]
     void *bar_value[PARAMETERS];
 };
 

@@ -27,6 +27,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         n = task.n;
         m = task.m;
         forward.load();
+        if (task.lets_in) load_end();
         task.meet_drivers();
         for (T **x : {&after.position, &after.speed, &after.lateral, &after.heading, &after.cooldown, &after.passed})
             std::memset(*x, 0, size_t(m + 1) * sizeof(T));
@@ -45,16 +46,33 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             } else {
                 receive(t);
             }
+            if (task.lets_in) take_out(t);
             const T *times = t ? task.part(static_cast<const T *>(call.next_time), t - 1, 1)
                                : static_cast<const T *>(call.time) + first;
             if (t) go_back_to(t - 1);
-            else if (call.steps > 1 || outcome) forward.load();
+            else if (call.steps > 1 || outcome || task.lets_in) forward.load();
             Trace<T> trace = w.trace;
             forward.keep_in_saved(trace, t);
             step(t, times, trace);
             std::swap(after, before);
         }
         hand_over();
+    }
+
+    // The state and the drivers at the end, where others than at the beginning may drive.
+    void load_end() {
+        const int64_t last = call.steps - 1;
+        go_back_to(last);
+        std::memcpy(w.driver, task.part(call.next_driver, last, task.vehicles), size_t(n) * sizeof(int64_t));
+        std::memset(w.doors.bar_next_arrival, 0, size_t(task.worlds * setup.inflows) * sizeof(T));
+    }
+
+    // Undoes what demand did in step t; the state after it is at hand.
+    void take_out(int64_t t) {
+        Trace<T> trace = w.trace;
+        forward.keep_in_saved(trace, t);
+        Demand<T, FOUR>(task).template pull<PARAMETERS>(
+            t, trace.admitted, after, [&](int64_t i) { give_one(i); });
     }
 
     // Cotangents of what was done are added to: a held action gets them from all steps.
@@ -107,6 +125,9 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         add(call.bar_next_heading, after.heading);
         add(call.bar_next_cooldown, after.cooldown);
         add(call.bar_next_passed, after.passed);
+        if (!task.lets_in || !call.bar_next_next_arrival) return;
+        const T *bar = task.part(static_cast<const T *>(call.bar_next_next_arrival), t, setup.inflows);
+        for (int64_t q = 0; q < task.worlds * setup.inflows; ++q) w.doors.bar_next_arrival[q] += bar[q];
     }
 
     // The state after step t is the one before the next.
@@ -122,6 +143,10 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         if (call.next_heading) copy(call.next_heading, c.heading);
         const int64_t *lane = task.part(call.next_lane, t, task.vehicles);
         for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(lane[i]);
+        if (task.lets_in) {
+            const int64_t *route = task.part(call.next_route, t, task.vehicles);
+            for (int64_t i = 0; i < n; ++i) c.route[i] = int32_t(route[i]);
+        }
         if (task.branched) {
             const int64_t *index = task.part(call.next_route_index, t, task.vehicles);
             for (int64_t i = 0; i < n; ++i) c.route_index[i] = int32_t(index[i]);
@@ -145,40 +170,49 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         copy(after.heading, call.bar_heading);
         copy(after.cooldown, call.bar_cooldown);
         copy(after.passed, call.bar_passed);
+        if (task.lets_in && call.bar_next_arrival)
+            std::memcpy(task.part(static_cast<T *>(call.bar_next_arrival), 0, setup.inflows), w.doors.bar_next_arrival,
+                        size_t(task.worlds * setup.inflows) * sizeof(T));
         if (!PARAMETERS) return;
-        if (!task.branched) bound_speeds();
-        const int64_t *driver = call.driver + task.first * task.vehicles;
-        const auto give = [&](Parameter name, const T *values) {
-            T *target = static_cast<T *>(call.bar_value[name]);
-            if (!target) return;
-            const int64_t rows = setup.rows[name];
-            for (int64_t i = 0; i < n; ++i)
-                target[(task.first + w.world[i]) * rows + (rows > 1 ? driver[i] : 0)] += values[i];
-        };
-        give(DESIRED_SPEED, w.bar_wish);
-        give(TIME_HEADWAY, w.bar.th);
-        give(MAX_ACCELERATION, w.bar.a);
-        give(COMFORTABLE_DECELERATION, w.bar.b);
-        give(MIN_GAP, w.bar.s0);
-        give(EXPONENT, w.bar.e);
-        give(LENGTH, w.bar.length);
-        give(NOISE_SIZE, w.bar.noise);
-        give(POLITENESS, w.bar.politeness);
-        give(THRESHOLD, w.bar.threshold);
-        give(RIGHT_BIAS, w.bar.bias);
-        give(CHANGE_COOLDOWN, w.bar.cooldown);
-        give(SPEED_FACTOR, w.bar_factor);
+        if (!task.branched)
+            for (int64_t i = 0; i < n; ++i) bound_speed(i);
+        for_parameters([&](T *target, int64_t rows, const T *values) {
+            for (int64_t i = 0; i < n; ++i) target[row_of(i, rows)] += values[i];
+        });
+    }
+
+    // The cotangents of a slot's parameters belong to its driver; they begin anew for who was there before.
+    void give_one(int64_t i) {
+        if (!PARAMETERS) return;
+        if (!task.branched) bound_speed(i);
+        for_parameters([&](T *target, int64_t rows, T *values) { target[row_of(i, rows)] += values[i]; });
+        for (T *x : {w.bar.v0, w.bar.th, w.bar.a, w.bar.b, w.bar.s0, w.bar.e, w.bar.length, w.bar.noise,
+                     w.bar.politeness, w.bar.threshold, w.bar.bias, w.bar.cooldown, w.bar_factor, w.bar_wish})
+            x[i] = T(0);
+    }
+
+    int64_t row_of(int64_t i, int64_t rows) const {
+        return (task.first + w.world[i]) * rows + (rows > 1 ? w.driver[i] : 0);
+    }
+
+    // Calls visit(where it is added to, rows, cotangents of the slots) for every parameter that is asked for.
+    template <class F> void for_parameters(F visit) {
+        const std::pair<Parameter, T *> found[] = {
+            {DESIRED_SPEED, w.bar_wish},          {TIME_HEADWAY, w.bar.th},       {MAX_ACCELERATION, w.bar.a},
+            {COMFORTABLE_DECELERATION, w.bar.b},  {MIN_GAP, w.bar.s0},            {EXPONENT, w.bar.e},
+            {LENGTH, w.bar.length},               {NOISE_SIZE, w.bar.noise},      {POLITENESS, w.bar.politeness},
+            {THRESHOLD, w.bar.threshold},         {RIGHT_BIAS, w.bar.bias},       {CHANGE_COOLDOWN, w.bar.cooldown},
+            {SPEED_FACTOR, w.bar_factor}};
+        for (const auto &[name, values] : found)
+            if (T *target = static_cast<T *>(call.bar_value[name])) visit(target, setup.rows[name], values);
     }
 
     // Where the one speed limit of a road that only goes on binds, the desired speed's cotangent is the speed factor's.
-    void bound_speeds() {
-        for (int64_t i = 0; i < n; ++i) {
-            const T limit = setup.has_limits ? task.limit(w.world[i], 0) : INFINITE<T>;
-            if (setup.has_limits && limit * w.factor[i] < w.wish_speed[i])
-                w.bar_factor[i] = limit * w.bar.v0[i];
-            else
-                w.bar_wish[i] = w.bar.v0[i];
-        }
+    void bound_speed(int64_t i) {
+        const T limit = setup.has_limits ? task.limit(w.world[i], 0) : INFINITE<T>;
+        if (setup.has_limits && limit * w.factor[i] < w.wish_speed[i]) w.bar_factor[i] += limit * w.bar.v0[i];
+        else w.bar_wish[i] += w.bar.v0[i];
+        w.bar.v0[i] = T(0);
     }
 
     // Hands a desired speed's cotangent on to what bounds it.
@@ -216,7 +250,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         const Around<T> &around = trace.around;
         const RoadTrace<T> &road = trace.road;
         const bool routes = task.branched && setup.changes_lanes && setup.max_lanes > 1;
-        forward.see();
+        if (task.branched || task.soft) forward.see();
         if (task.soft && !task.keeps_sides) forward.look_around({true, true, true}, around);
         if (task.branched) std::memcpy(w.drivers.v0, road.speed, size_t(n) * sizeof(T));
         forward.follow(around);
@@ -248,6 +282,7 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
             std::memcpy(w.restrained, road.value, size_t(n) * sizeof(T));
             following = w.restrained;
         }
+        if (!task.branched && task.lets_in) std::memcpy(before.passed, after.passed, size_t(m) * sizeof(T));
         pull_motion(t, following, trace);
         if (task.branched) pull_restraint(time, road, sigmoid ? w.relaxed : w.following);
         if (task.soft) {
@@ -430,21 +465,27 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
         const T half = T(0.5 * setup.dt), decay = T(setup.decay), crumb = T(1e-3 * setup.dt);
         const T in_new = setup.integrator == BALLISTIC ? half : setup.integrator == SEMI_IMPLICIT_EULER ? dt : T(0);
         const T in_old = setup.integrator == BALLISTIC ? half : setup.integrator == EXPLICIT_EULER ? dt : T(0);
+        // Conditions are of the numbers' own type here: compilers make vectors of them then.
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
-            const T way = active[i] ? to_position[i] : T(0), speed = active[i] ? to_speed[i] : T(0);
-            const bool moves = v[i] + (active[i] ? a[i] : T(0)) * dt > T(0);
-            const T fresh = speed + in_new * way;
+            const T there = T(active[i]), pushed = there > T(0) ? a[i] : T(0);
+            const T way = there > T(0) ? to_position[i] : T(0), speed = there > T(0) ? to_speed[i] : T(0);
+            const T fresh = speed + in_new * way, reached = v[i] + pushed * dt;
+            const T moving = reached > T(0) ? fresh : T(0);
             bar_x[i] = to_position[i];
             bar_carried[i] = fresh * dt;
-            bar_a[i] = moves && active[i] ? fresh * dt : T(0);
-            bar_v[i] = in_old * way + (moves ? fresh : T(0));
+            bar_a[i] = there > T(0) ? moving * dt : T(0);
+            bar_v[i] = in_old * way + moving;
         }
-        for (int64_t i = 0; i < m; ++i) before.lateral[i] = decay * after.lateral[i];
-        for (int64_t i = 0; i < m; ++i) before.heading[i] = after.heading[i];
+        const T *__restrict to_lateral = after.lateral, *__restrict to_cooldown = after.cooldown;
+        const T *__restrict cooldown = w.cars.cooldown;
+        T *__restrict bar_lateral = before.lateral, *__restrict bar_cooldown = before.cooldown;
+        const uint8_t *__restrict changed = trace.changed;
+        for (int64_t i = 0; i < m; ++i) bar_lateral[i] = decay * to_lateral[i];
+        std::memcpy(before.heading, after.heading, size_t(m) * sizeof(T));
         for (int64_t i = 0; i < m; ++i) {
-            const bool runs = w.cars.cooldown[i] - dt > crumb && !(trace.changed[i] & CHANGED_LANE);
-            before.cooldown[i] = runs ? after.cooldown[i] : T(0);
+            const T fresh = T(changed[i] & CHANGED_LANE), running = cooldown[i] - dt > crumb ? to_cooldown[i] : T(0);
+            bar_cooldown[i] = fresh > T(0) ? T(0) : running;
         }
         if (PARAMETERS && setup.changes_lanes)
             for (int64_t i = 0; i < m; ++i)
@@ -562,65 +603,69 @@ template <class T, bool FOUR, bool PAPER, bool PARAMETERS> struct Backward {
 
     bool is_steered(int64_t i) const { return w.row[i] >= 0 && setup.control[w.row[i]] == STEERED; }
 
-    // The same for all who are bound to lanes, in loops: Lanes::membership() with its parts in arrays.
+    // The same for all who are bound to lanes, in loops: Lanes::membership() with its parts in arrays. Lanes::done() is
+    // written as bounds of every vehicle, so that little must be fetched of followers.
     void pull_drivers(int64_t t, const Lanes<T, FOUR, PAPER> &lanes) {
         const Around<T> &around = lanes.around;
-        T *__restrict cap = w.bar_gap, *__restrict low = w.bar_closing, *__restrict loud = w.open;
+        T *__restrict cap = w.bar_gap, *__restrict least = w.bar_closing, *__restrict felt = w.open;
         T *__restrict present = w.acceleration, *__restrict sum = w.moved;
-        const T *__restrict speed = w.cars.speed, *__restrict bar = w.bar_carried;
+        const T *__restrict speed = w.cars.speed;
         const T floor = -T(setup.max_braking), step = dt;
-        const T high = setup.contrast == LIMITS ? T(setup.contrast_high) : INFINITE<T>;
-        for (int64_t i = 0; i < m; ++i) {
-            cap[i] = INFINITE<T>;
-            loud[i] = T(1);
-            low[i] = setup.contrast == DRIVERS  ? T(setup.contrast_low) * w.drivers.b[i]
-                     : setup.contrast == LIMITS ? T(setup.contrast_low)
-                                                : -INFINITE<T>;
-        }
+        const bool limits = setup.contrast == LIMITS;
+        const T high = limits ? T(setup.contrast_high) : INFINITE<T>, low = limits ? T(setup.contrast_low) : -INFINITE<T>;
+        std::memcpy(felt, w.bar_carried, size_t(m) * sizeof(T));
+        for (int64_t i = 0; i < m; ++i) cap[i] = INFINITE<T>;
+        for (int64_t i = 0; i < m; ++i) least[i] = floor > -speed[i] / step ? floor : -speed[i] / step;
         if (task.acts())
             task.for_controlled([&](int64_t k, int64_t c, int64_t i) {
                 const T action = task.action(call.acceleration, t, k, c);
                 cap[i] = action > floor ? action : floor;
-                if (!setup.limited[c]) loud[i] = T(0);
+                least[i] = -speed[i] / step;
+                if (!setup.limited[c]) felt[i] = T(0);  // it does not hear of others
             });
-        const auto done = [=](T acceleration, T v, T cap, T low) {
-            const T ordinary = acceleration > floor ? acceleration : floor;
-            const T bound = cap < acceleration ? cap : acceleration;
-            T response = cap == INFINITE<T> ? ordinary : bound;
-            response = v + response * step > T(0) ? response : -v / step;
-            response = response > high ? high : response;
-            return response < low ? low : response;
+        if (setup.contrast == DRIVERS) {
+            const T *__restrict comfortable = w.drivers.b;
+            for (int64_t i = 0; i < m; ++i) {
+                const T hardest = T(setup.contrast_low) * comfortable[i];
+                least[i] = least[i] > hardest ? least[i] : hardest;
+            }
+        }
+        const auto done = [=](T acceleration, T cap, T least) {
+            T response = acceleration < cap ? acceleration : cap;
+            response = response > least ? response : least;
+            response = response < high ? response : high;
+            return response > low ? response : low;
         };
         const T *__restrict following = w.following, *__restrict without = w.without;
 #pragma GCC ivdep
-        for (int64_t i = 0; i < m; ++i) present[i] = done(following[i], speed[i], cap[i], low[i]);
+        for (int64_t i = 0; i < m; ++i) present[i] = done(following[i], cap[i], least[i]);
         const int32_t *__restrict active = w.cars.active, *__restrict lane = w.cars.lane;
-        T *__restrict slope[2] = {w.best, w.change_gap};
+        const int32_t *__restrict right = w.exists[0], *__restrict left = w.exists[1];
+        const T *__restrict width = task.width;
+        T *__restrict to_right = w.best, *__restrict to_left = w.change_gap;
+#pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
-            const int32_t at = lane[i] < 0 ? 0 : lane[i];
-            const bool right = w.exists[0][i], left = w.exists[1][i];
-            const T share = (right && left ? T(0.5) : T(1)) / task.width[at];
-            slope[0][i] = right && active[i] ? -share : T(0);
-            slope[1][i] = left && active[i] ? share : T(0);
+            const T share = (right[i] & left[i] ? T(0.5) : T(1)) / width[lane[i] < 0 ? 0 : lane[i]];
+            to_right[i] = right[i] & active[i] ? -share : T(0);
+            to_left[i] = left[i] & active[i] ? share : T(0);
         }
         const int32_t *__restrict follower = around.follower[OWN];
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
             const int32_t f = follower[i] >= 0 ? follower[i] : int32_t(i);
-            const T value = (present[f] - done(without[i], speed[f], cap[f], low[f])) * loud[f];
+            const T value = felt[f] * (present[f] - done(without[i], cap[f], least[f]));
             const T effect = follower[i] >= 0 ? value : T(0);
-            sum[i] = -(slope[0][i] + slope[1][i]) * (bar[i] * present[i] * loud[i] + bar[f] * effect);
+            sum[i] = -(to_right[i] + to_left[i]) * (felt[i] * present[i] + effect);
         }
         for (int k = 0; k < 2; ++k) {
             const int32_t *__restrict beside = around.follower[k ? LEFT : RIGHT];
-            const T *__restrict there = w.there[k], *__restrict with = w.with[k], *__restrict m_k = slope[k];
+            const T *__restrict there = w.there[k], *__restrict with = w.with[k], *__restrict m_k = k ? to_left : to_right;
 #pragma GCC ivdep
             for (int64_t i = 0; i < m; ++i) {
                 const int32_t f = beside[i] >= 0 ? beside[i] : int32_t(i);
-                const T value = (done(with[i], speed[f], cap[f], low[f]) - present[f]) * loud[f];
+                const T value = felt[f] * (done(with[i], cap[f], least[f]) - present[f]);
                 const T effect = beside[i] >= 0 ? value : T(0);
-                const T own = done(there[i], speed[i], cap[i], low[i]) * loud[i];
-                sum[i] += m_k[i] * (bar[i] * own + bar[f] * effect);
+                sum[i] += m_k[i] * (felt[i] * done(there[i], cap[i], least[i]) + effect);
             }
         }
         if (task.steered)

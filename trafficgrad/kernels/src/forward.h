@@ -1,5 +1,6 @@
 // One step of a group of worlds, in the order of trafficgrad/simulator.py.
 #pragma once
+#include "demand.h"
 #include "driving.h"
 #include "lanes.h"
 #include "outcome.h"
@@ -56,6 +57,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             if (call.held) note_grants(t, trace);
             for (int64_t k = 0; k < count; ++k) w.time[k] = next_time(w.time[k], dt);
             if (setup.signals) Lights<T>(task).advance(t);
+            if (task.lets_in) Demand<T, FOUR>(task).let_in(trace.admitted);
             if (outcome) {
                 if (t) count_overlaps(trace.around);
                 Judging<T>(task, *outcome).note(t);
@@ -99,7 +101,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             const int64_t lane = call.lane[from + i], driver = call.driver[from + i];
             if (lane < -1 || lane >= setup.lanes) return refuse(BAD_LANE, i / task.vehicles, i % task.vehicles);
             if (driver < 0 || driver >= rows) return refuse(BAD_DRIVER, i / task.vehicles, i % task.vehicles);
-            if (!task.branched) continue;
+            if (!task.routes) continue;
             const int64_t previous = call.previous[from + i], right = call.right_of_way[from + i];
             if (previous < -1 || previous >= setup.lanes)
                 return refuse(BAD_PREVIOUS, i / task.vehicles, i % task.vehicles);
@@ -144,13 +146,24 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         const int64_t side_by_side = group_size(task.vehicles), groups = (call.worlds + side_by_side - 1) / side_by_side;
         Trace<T> trace;
         Pieces count{nullptr};
-        trace.reserve(side_by_side * task.vehicles, task.keeps_sides, task.branched, count);
+        reserve(trace, count);
         return static_cast<char *>(call.saved) + (t * groups + task.first / side_by_side) * count.used;
     }
 
+    // Everything that is kept of step t is written to and read from there.
     void keep_in_saved(Trace<T> &trace, int64_t t) const {
         Pieces pieces{saved(t)};
-        trace.reserve(group_size(task.vehicles) * task.vehicles, task.keeps_sides, task.branched, pieces);
+        reserve(trace, pieces);
+        if (!task.keeps_sides) return;
+        for (int k = 0; k < 2; ++k) {
+            w.there[k] = trace.there[k];
+            w.with[k] = trace.with[k];
+        }
+    }
+
+    void reserve(Trace<T> &trace, Pieces &pieces) const {
+        const int64_t worlds = group_size(task.vehicles);
+        trace.reserve(worlds * task.vehicles, task.keeps_sides, task.branched, worlds * setup.inflows, pieces);
     }
 
     STAGE void load() {
@@ -167,7 +180,9 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         for (int64_t i = 0; i < n; ++i) c.lane[i] = int32_t(call.lane[from + i]);
         for (int64_t i = 0; i < n; ++i) c.previous[i] = int32_t(call.previous[from + i]);
         for (int64_t i = 0; i < n; ++i) c.active[i] = call.active[from + i];
-        if (!task.branched) return;
+        std::memcpy(w.driver, call.driver + from, size_t(n) * sizeof(int64_t));
+        if (task.lets_in) load_queues();
+        if (!task.routes) return;
         copy(call.passed, c.passed);
         for (int64_t i = 0; i < n; ++i) c.route[i] = int32_t(call.route[from + i]);
         for (int64_t i = 0; i < n; ++i) c.route_index[i] = int32_t(call.route_index[from + i]);
@@ -176,6 +191,31 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         for (int64_t s = 0; s < signals; ++s) w.phase[s] = int32_t(call.phase[signal + s]);
         for (int64_t s = 0; s < signals; ++s)
             w.phase_time[s] = static_cast<const T *>(call.phase_time)[signal + s];
+    }
+
+    void load_queues() {
+        Doors<T> &d = w.doors;
+        const int64_t from = task.first * setup.inflows, count = task.worlds * setup.inflows;
+        std::memcpy(d.arrivals, call.arrivals + from, size_t(count) * sizeof(int64_t));
+        std::memcpy(d.inserted, call.inserted + from, size_t(count) * sizeof(int64_t));
+        std::memcpy(d.next_arrival, static_cast<const T *>(call.next_arrival) + from, size_t(count) * sizeof(T));
+        std::memcpy(d.next_id, call.next_id + task.first, size_t(task.worlds) * sizeof(int64_t));
+        std::memcpy(d.vehicle_id, call.vehicle_id + task.first * task.vehicles, size_t(n) * sizeof(int64_t));
+    }
+
+    void store_queues(int64_t t) const {
+        const Doors<T> &d = w.doors;
+        const auto copy = [&](const auto *source, auto *target, int64_t each) {
+            std::memcpy(task.part(target, t, each), source, size_t(task.worlds * each) * sizeof(*source));
+        };
+        copy(d.arrivals, call.next_arrivals, setup.inflows);
+        copy(d.inserted, call.next_inserted, setup.inflows);
+        copy(d.next_arrival, static_cast<T *>(call.next_next_arrival), setup.inflows);
+        copy(d.next_id, call.next_next_id, 1);
+        copy(d.vehicle_id, call.next_vehicle_id, task.vehicles);
+        copy(w.driver, call.next_driver, task.vehicles);
+        int64_t *route = task.part(call.next_route, t, task.vehicles);
+        for (int64_t i = 0; i < n; ++i) route[i] = w.cars.route[i];
     }
 
     STAGE void store(int64_t t) {
@@ -198,7 +238,8 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
         }
         std::memcpy(task.part(static_cast<T *>(call.next_time), t, 1), w.time, size_t(task.worlds) * sizeof(T));
         if (call.next_left) std::memcpy(task.part(call.next_left, t, 1), w.left, size_t(task.worlds) * sizeof(int64_t));
-        if (!task.branched) return;
+        if (task.lets_in) store_queues(t);
+        if (!task.routes) return;
         copy(c.passed, call.next_passed);
         int64_t *index = task.part(call.next_route_index, t, task.vehicles);
         for (int64_t i = 0; i < n; ++i) index[i] = c.route_index[i];
@@ -218,7 +259,7 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             for (int64_t k = 0; k < task.worlds; ++k) {
                 find_around_on_ways(
                     task, k, call.order + (task.first + k) * task.vehicles, task.lanes, trace.around, w.alone);
-                if (call.coming && t == 0) tell_who_comes(k);
+                if (task.lets_in) note_who_comes(k);
             }
             clear(trace.around, n, m, {task.lanes, task.lanes, task.lanes});
             driving.limit_speeds();
@@ -296,6 +337,11 @@ template <class T, bool FOUR, bool PAPER> struct Forward {
             for (int64_t i = 0; i < n; ++i) w.exists[k][i] = bits[i] >> k & 1;
             for (int64_t i = n; i < m; ++i) w.exists[k][i] = 0;
         }
+    }
+
+    void note_who_comes(int64_t k) {
+        std::memcpy(w.doors.comes + k * setup.lanes, w.sight.coming, size_t(setup.lanes) * sizeof(int32_t));
+        std::memcpy(w.doors.comes_distance + k * setup.lanes, w.sight.coming_distance, size_t(setup.lanes) * sizeof(T));
     }
 
     void tell_who_comes(int64_t k) {

@@ -53,14 +53,20 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
 
     // What the present follower would do without the vehicle.
     STAGE void evaluate_without() const {
-        const int32_t *__restrict follower = around.follower[OWN];
+        const int32_t *__restrict leader = around.leader[OWN], *__restrict follower = around.follower[OWN];
+        const T *__restrict gap = around.gap[OWN], *__restrict follower_gap = around.follower_gap[OWN];
+        const T *__restrict speed = w.cars.speed;
+        const Drivers<T> d = w.drivers;
         T *__restrict without = w.without;
+        // joined() for all of them.
 #pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
-            const int32_t f = follower[i] >= 0 ? follower[i] : int32_t(i);
-            T gap, closing;
-            joined(i, gap, closing);
-            const T value = idm<T, FOUR, PAPER>(w.cars.speed[f], gap, closing, w.drivers.of(f));
+            const int32_t self = int32_t(i), f = follower[i] >= 0 ? follower[i] : self;
+            const int32_t l = leader[i] >= 0 ? leader[i] : f;
+            const int32_t behind = l == f ? self : f, ahead = l == f ? self : l;
+            const T whole = follower_gap[i] + d.length[i] + gap[i];
+            const T closing = (speed[behind] - speed[i]) + (speed[i] - speed[ahead]);
+            const T value = idm<T, FOUR, PAPER>(speed[f], l == f ? INFINITE<T> : whole, closing, d.of(f));
             without[i] = follower[i] >= 0 ? value : T(0);
         }
     }
@@ -92,10 +98,15 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
             if (setup.is_biased) value -= sign * d.bias[i];
             worth[i] = value;
         }
+        const int32_t *__restrict present = w.present, *__restrict row = w.row;
+#pragma GCC ivdep
         for (int64_t i = 0; i < m; ++i) {
-            const bool roomy = (gap[i] >= d.gap[i]) & (follower_gap[i] >= d.gap[i]) & (with[i] >= -d.safe[i]);
-            const bool free = w.present[i] && cooldown[i] <= T(0) && w.row[i] < 0;
-            if (!(roomy && free && exists[i])) worth[i] = -INFINITE<T>;
+            const int32_t free = row[i] < 0 ? present[i] & exists[i] : 0;
+            T value = free ? worth[i] : -INFINITE<T>;
+            value = gap[i] >= d.gap[i] ? value : -INFINITE<T>;
+            value = follower_gap[i] >= d.gap[i] ? value : -INFINITE<T>;
+            value = with[i] >= -d.safe[i] ? value : -INFINITE<T>;
+            worth[i] = cooldown[i] <= T(0) ? value : -INFINITE<T>;
         }
     }
 
@@ -165,10 +176,12 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
                 w.change_gap[i] = T(0);
             }
         bool known[2] = {false, false};
-        if (mobil || all) {
+        if ((mobil && choose) || all) {  // on the way back drivers' choices matter only if they carry gradients
+            // What the step has kept of it.
+            const bool kept = !choose && task.keeps_sides && mobil;
             for (int k = 0; k < 2; ++k) {
                 if (!sides.side[k] && !all) continue;
-                evaluate(k);
+                if (!(kept && (sides.side[k] || setup.mode == SIGMOID))) evaluate(k);
                 known[k] = true;
             }
             if (all || setup.is_polite) evaluate_without();
@@ -296,7 +309,8 @@ template <class T, bool FOUR, bool PAPER> struct Lanes {
 
     void soften(T right, T own, T left, int64_t i) const {
         const T top = std::max(own, std::max(right, left));
-        const T r = std::exp(right - top), o = std::exp(own - top), l = std::exp(left - top);
+        const auto weight = [&](T x) { return x == top ? T(1) : x == -INFINITE<T> ? T(0) : std::exp(x - top); };
+        const T r = weight(right), o = weight(own), l = weight(left);
         const T sum = r + o + l;
         w.share[0][i] = r / sum;
         w.share[1][i] = l / sum;

@@ -169,5 +169,60 @@ template <class T> struct RouteNeed {
     }
 };
 
+// What of a driver decides how it enters the road.
+template <class T> struct Entrant {
+    T length, v0, th, b, s0, e, factor;
+};
+
+// Who enters in a step, one a inflow; for the way back. Per inflow of the worlds of the group.
+template <class T> struct Admitted {
+    int32_t *slot;           // where it enters, -1 = nobody does
+    int32_t *leader, *lane;  // slot of who is ahead, -1 = nobody
+    int32_t *driver_before;  // whose slot it was
+    T *since;                // s since it came, if it came in this step; else -1
+    T *gap;                  // to the leader
+
+    void reserve(int64_t count, Pieces &p) {
+        for (int32_t **x : {&slot, &leader, &lane, &driver_before}) *x = p.take<int32_t>(count);
+        for (T **x : {&since, &gap}) *x = p.take<T>(count);
+    }
+};
+
+template <class T> struct Entering {
+    T position, speed;
+    int32_t slot, lane, route, driver, inflow;
+};
+
+// Queues in front of a group of worlds, and buffers of one.
+template <class T> struct Doors {
+    int64_t *arrivals, *inserted;  // [worlds * inflows]
+    T *next_arrival, *bar_next_arrival;
+    int64_t *next_id;              // [worlds]
+    int64_t *vehicle_id;           // [N]
+    int32_t *comes;                // [worlds * lanes] who comes to each lane next, before the step
+    T *comes_distance;
+    // per inflow of a world
+    T *since, *wait;
+    int32_t *queue, *taken;
+    Entering<T> *entering;
+    // per lane
+    T *rear;
+    int32_t *last;  // slot of the last body, -1 = none
+
+    void reserve(int64_t n, int64_t worlds, int64_t inflows, int64_t lanes, Pieces &p) {
+        for (int64_t **x : {&arrivals, &inserted}) *x = p.take<int64_t>(worlds * inflows);
+        for (T **x : {&next_arrival, &bar_next_arrival}) *x = p.take<T>(worlds * inflows);
+        next_id = p.take<int64_t>(worlds);
+        vehicle_id = p.take<int64_t>(n);
+        comes = p.take<int32_t>(worlds * lanes);
+        comes_distance = p.take<T>(worlds * lanes);
+        for (T **x : {&since, &wait}) *x = p.take<T>(inflows);
+        for (int32_t **x : {&queue, &taken}) *x = p.take<int32_t>(inflows);
+        entering = p.take<Entering<T>>(inflows);
+        rear = p.take<T>(lanes);
+        last = p.take<int32_t>(lanes);
+    }
+};
+
 }  // namespace
 }  // namespace TG_VARIANT

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "abi.h"
 #include "memory.h"
@@ -191,67 +192,118 @@ template <class T> void clear(const Around<T> &around, int64_t begin, int64_t en
 
 template <class T> inline Met<T> nobody() { return {std::numeric_limits<T>::infinity(), T(0), T(0), -1}; }
 
+// One edge: forwards for who is ahead, backwards for who is behind.
+template <bool FOLLOWER, bool TO_THE_RIGHT, bool TO_THE_LEFT, class T, class MetThere>
+inline void sweep_edge(
+    const Setup &setup, int64_t e, int32_t base, const T *__restrict position, const T *__restrict length,
+    const int32_t *__restrict lane, const Search<T> &s, const Around<T> &around, MetThere met_there
+) {
+    const int64_t begin = s.begin[e], end = s.begin[e + 1];
+    if (begin == end) return;
+    const int32_t lanes = setup.edge_lanes[e], right = setup.first_lane[e];
+    const Place<T> *__restrict sorted = s.sorted;
+    Met<T> *met = s.met + 1;
+    const Around<T> to = around;
+    met[-1] = met[lanes] = nobody<T>();
+    for (int32_t k = 0; k < lanes; ++k) {
+        T offset;
+        const int32_t slot = look_ahead(setup, s, right + k, offset);
+        met[k] = met_there(slot, offset);
+    }
+    for (int64_t r = end - 1; r >= begin; --r) {
+        const int32_t slot = sorted[r].slot, i = slot + base, k = lane[slot] - right;
+        const T x = position[slot];
+        const auto write = [&](int side, const Met<T> &one) {
+            to.leader[side][i] = one.slot;
+            to.gap[side][i] = one.position - x + one.offset - one.length;
+        };
+        write(OWN, met[k].slot == i ? nobody<T>() : met[k]);
+        if (TO_THE_RIGHT) write(RIGHT, met[k - 1]);
+        if (TO_THE_LEFT) write(LEFT, met[k + 1]);
+        met[k] = {x, T(0), length[slot], i};
+    }
+    if (!FOLLOWER && !TO_THE_RIGHT && !TO_THE_LEFT) return;
+    for (int32_t k = 0; k < lanes; ++k) {
+        T offset;
+        const int32_t slot = look_back(setup, s, right + k, offset);
+        met[k] = met_there(slot, offset);
+        if (slot < 0) met[k].position = -met[k].position;
+    }
+    met[-1].position = met[lanes].position = -std::numeric_limits<T>::infinity();
+    for (int64_t r = begin; r < end; ++r) {
+        const int32_t slot = sorted[r].slot, i = slot + base, k = lane[slot] - right;
+        const T x = position[slot], size = length[slot];
+        const auto write = [&](int side, const Met<T> &one) {
+            to.follower[side][i] = one.slot;
+            to.follower_gap[side][i] = x - one.position + one.offset - size;
+        };
+        if (FOLLOWER) {
+            const bool itself = met[k].slot == i;
+            to.follower[OWN][i] = itself ? -1 : met[k].slot;
+            to.follower_gap[OWN][i] =
+                itself ? std::numeric_limits<T>::infinity() : x - met[k].position + met[k].offset - size;
+        }
+        if (TO_THE_RIGHT) write(RIGHT, met[k - 1]);
+        if (TO_THE_LEFT) write(LEFT, met[k + 1]);
+        met[k] = {x, T(0), size, i};
+    }
+}
+
+// The same as find_around() for leaders alone on a road of one lane, where everybody is on it and still in order. False
+// where it is not so: then what was filled in means nothing.
+template <class T>
+inline bool follow_in_order(
+    const Setup &setup, int64_t n, int32_t base, const T *position, const T *length, const int32_t *present,
+    const int32_t *order, Search<T> &s, const Around<T> &around
+) {
+    int32_t *leader = around.leader[OWN] + base, ok = present[order[0]] != 0;
+    T *gap = around.gap[OWN] + base;
+    int32_t slot = order[0];
+    T x = position[slot];
+    for (int64_t r = 1; r < n; ++r) {
+        const int32_t next = order[r];
+        const T y = position[next];
+        ok &= int32_t(x < y) & int32_t(present[next] != 0);
+        leader[slot] = next + base;
+        gap[slot] = y - x - length[next];
+        slot = next;
+        x = y;
+    }
+    if (!ok || !(x < std::numeric_limits<T>::infinity())) return false;
+    s.first[0] = order[0];
+    T offset;
+    const int32_t first = n > 1 ? look_ahead(setup, s, 0, offset) : -1;
+    leader[slot] = first < 0 ? -1 : first + base;
+    gap[slot] = first < 0 ? std::numeric_limits<T>::infinity() : position[first] - x + offset - length[first];
+    return true;
+}
+
 // Fills in who is around each vehicle of one world, whose first slot in the group is `base`.
 template <class T>
 STAGE void find_around(
     const Setup &setup, int64_t n, int32_t base, const T *position, const T *length, const int32_t *lane,
     const int32_t *present, int32_t *order, Wanted wanted, Search<T> &s, const Around<T> &around
 ) {
+    if (setup.lanes == 1 && !wanted.follower &&
+        follow_in_order(setup, n, base, position, length, present, order, s, around))
+        return;
     put_in_order(setup, n, position, lane, present, order, s);
     if (s.begin[setup.edges] < n) clear(around, base, base + n, wanted);
     find_ends(setup, lane, wanted.follower || wanted.right || wanted.left, s);
     const auto met_there = [&](int32_t slot, T offset) {
         return slot < 0 ? nobody<T>() : Met<T>{position[slot], offset, length[slot], slot + base};
     };
-    for (int64_t e = 0; e < setup.edges; ++e) {
-        const int64_t begin = s.begin[e], end = s.begin[e + 1];
-        if (begin == end) continue;
-        const int32_t lanes = setup.edge_lanes[e], right = setup.first_lane[e];
-        Met<T> *met = s.met + 1;
-        met[-1] = met[lanes] = nobody<T>();
-        for (int32_t k = 0; k < lanes; ++k) {
-            T offset;
-            const int32_t slot = look_ahead(setup, s, right + k, offset);
-            met[k] = met_there(slot, offset);
-        }
-        for (int64_t r = end - 1; r >= begin; --r) {
-            const int32_t slot = s.sorted[r].slot, i = slot + base, k = lane[slot] - right;
-            const T x = position[slot];
-            const auto write = [&](int side, const Met<T> &one) {
-                around.leader[side][i] = one.slot;
-                around.gap[side][i] = one.position - x + one.offset - one.length;
-            };
-            write(OWN, met[k].slot == i ? nobody<T>() : met[k]);
-            if (wanted.right) write(RIGHT, met[k - 1]);
-            if (wanted.left) write(LEFT, met[k + 1]);
-            met[k] = {x, T(0), length[slot], i};
-        }
-        if (!wanted.follower && !wanted.right && !wanted.left) continue;
-        for (int32_t k = 0; k < lanes; ++k) {
-            T offset;
-            const int32_t slot = look_back(setup, s, right + k, offset);
-            met[k] = met_there(slot, offset);
-            if (slot < 0) met[k].position = -met[k].position;
-        }
-        met[-1].position = met[lanes].position = -std::numeric_limits<T>::infinity();
-        for (int64_t r = begin; r < end; ++r) {
-            const int32_t slot = s.sorted[r].slot, i = slot + base, k = lane[slot] - right;
-            const T x = position[slot], size = length[slot];
-            const auto write = [&](int side, const Met<T> &one) {
-                around.follower[side][i] = one.slot;
-                around.follower_gap[side][i] = x - one.position + one.offset - size;
-            };
-            if (wanted.follower) {
-                const bool itself = met[k].slot == i;
-                around.follower[OWN][i] = itself ? -1 : met[k].slot;
-                around.follower_gap[OWN][i] = itself ? std::numeric_limits<T>::infinity()
-                                                     : x - met[k].position + met[k].offset - size;
-            }
-            if (wanted.right) write(RIGHT, met[k - 1]);
-            if (wanted.left) write(LEFT, met[k + 1]);
-            met[k] = {x, T(0), size, i};
-        }
-    }
+    const auto sweep = [&](auto follower, auto to_the_right, auto to_the_left) {
+        for (int64_t e = 0; e < setup.edges; ++e)
+            sweep_edge<follower.value, to_the_right.value, to_the_left.value>(
+                setup, e, base, position, length, lane, s, around, met_there);
+    };
+    // Built for what steps want.
+    constexpr std::true_type yes;
+    constexpr std::false_type no;
+    if (wanted.follower) wanted.right || wanted.left ? sweep(yes, yes, yes) : sweep(yes, no, no);
+    else if (wanted.right) wanted.left ? sweep(no, yes, yes) : sweep(no, yes, no);
+    else wanted.left ? sweep(no, no, yes) : sweep(no, no, no);
 }
 
 }  // namespace

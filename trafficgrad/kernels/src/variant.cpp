@@ -19,18 +19,18 @@ int64_t working_bytes(const Setup &setup, const Call &call, bool backward, bool 
     return real64 ? working_bytes_of<double>(setup, call, backward) : working_bytes_of<float>(setup, call, backward);
 }
 
-template <class T> int64_t saved_bytes_of(bool branched, int64_t worlds, int64_t vehicles, bool keeps_sides) {
+template <class T> int64_t saved_bytes_of(const Setup &setup, int64_t worlds, int64_t vehicles, bool keeps_sides) {
     const int64_t side_by_side = group_size(vehicles);
     Trace<T> trace;
     Pieces count{nullptr};
-    trace.reserve(side_by_side * vehicles, keeps_sides, branched, count);
+    trace.reserve(
+        side_by_side * vehicles, keeps_sides, setup.branched != 0, side_by_side * setup.inflows, count);
     return (worlds + side_by_side - 1) / side_by_side * count.used;
 }
 
 int64_t saved_bytes(const Setup &setup, int64_t worlds, int64_t vehicles, bool keeps_sides, bool real64) {
-    const bool branched = setup.branched != 0;
-    return real64 ? saved_bytes_of<double>(branched, worlds, vehicles, keeps_sides)
-                  : saved_bytes_of<float>(branched, worlds, vehicles, keeps_sides);
+    return real64 ? saved_bytes_of<double>(setup, worlds, vehicles, keeps_sides)
+                  : saved_bytes_of<float>(setup, worlds, vehicles, keeps_sides);
 }
 
 template <class Stage, class T> void over(Task<T> &task, const Outcome *outcome, int64_t first, int64_t last) {

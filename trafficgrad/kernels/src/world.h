@@ -18,13 +18,14 @@ template <class T> struct Cars {
     int32_t *route, *route_index, *right_of_way;
     T *passed;
 
-    void reserve(int64_t n, bool branched, Pieces &pieces) {
+    // `routes`: where roads meet and part, or vehicles come.
+    void reserve(int64_t n, bool routes, Pieces &pieces) {
         position = pieces.take<T>(n);
         speed = pieces.take<T>(n);
         lateral = pieces.take<T>(n);
         heading = pieces.take<T>(n);
         cooldown = pieces.take<T>(n);
-        if (branched) {
+        if (routes) {
             route = pieces.take<int32_t>(n);
             route_index = pieces.take<int32_t>(n);
             right_of_way = pieces.take<int32_t>(n);
@@ -42,11 +43,14 @@ enum Event : uint8_t { CHANGED_LANE = 1, STUCK = 2 };
 template <class T> struct Trace {
     Around<T> around;
     uint8_t *changed;  // CHANGED_LANE, STUCK at a lane's end
+    T *there[2], *with[2];  // as the world's; of the lanes that drivers looked at
     RoadTrace<T> road;
+    Admitted<T> admitted;
 
-    // `sides`: of the lanes beside too; only gradients through lane choices need them.
-    void reserve(int64_t n, bool sides, bool branched, Pieces &pieces) {
+    // `sides`: of the lanes beside too; only gradients through lane choices need them. `inflows`: of all worlds.
+    void reserve(int64_t n, bool sides, bool branched, int64_t inflows, Pieces &pieces) {
         if (branched) road.reserve(n, pieces);
+        if (inflows) admitted.reserve(inflows, pieces);
         changed = pieces.take<uint8_t>(n);
         around.leader[OWN] = pieces.take<int32_t>(n);
         around.gap[OWN] = pieces.take<T>(n);
@@ -61,6 +65,10 @@ template <class T> struct Trace {
             around.follower[k] = pieces.take<int32_t>(n);
             around.gap[k] = pieces.take<T>(n);
             around.follower_gap[k] = pieces.take<T>(n);
+        }
+        for (int k = 0; k < 2; ++k) {
+            there[k] = pieces.take<T>(n);
+            with[k] = pieces.take<T>(n);
         }
     }
 };
@@ -106,6 +114,7 @@ template <class T> struct World {
     int32_t *wanting;      // [N]
     Pose<T> *steered;      // [worlds * C]
     int32_t *world;        // [N] of the group
+    int64_t *driver;       // [N]
     T *time;               // [worlds]
     int64_t *left;         // [worlds]
     T *there_weight, *human_weight;  // [N] 1 = on the road; and not controlled
@@ -116,6 +125,7 @@ template <class T> struct World {
     AheadOf<T> ahead;
     LaneSight<T> sight;
     RouteNeed<T> need;
+    Doors<T> doors;
     Passage<T> passage;
     PassageWork<T> passage_work;
     T *factor, *wish_speed;          // [N] of speed limits; desired without any
@@ -133,25 +143,30 @@ template <class T> struct World {
 
     void reserve(const Setup &setup, int64_t n, int64_t worlds, bool sides, bool backward, Pieces &p) {
         const bool branched = setup.branched != 0;
-        cars.reserve(n, branched, p);
+        cars.reserve(n, branched || setup.inflows, p);
         for (T **x : {&drivers.v0, &drivers.th, &drivers.a, &drivers.b, &drivers.q, &drivers.s0, &drivers.e,
                       &drivers.length, &drivers.noise, &drivers.politeness, &drivers.threshold, &drivers.safe,
                       &drivers.bias, &drivers.cooldown, &drivers.gap})
             *x = p.take<T>(n);
-        trace.reserve(n, true, branched, p);
+        trace.reserve(n, true, branched, worlds * setup.inflows, p);
+        if (setup.inflows) doors.reserve(n, worlds, setup.inflows, setup.lanes, p);
         search.reserve(setup, n, p);
         present = p.take<int32_t>(n);
         row = p.take<int32_t>(n);
         for (T **x : {&following, &relaxed, &acceleration, &carried, &moved, &best, &change_gap, &without, &stays})
             *x = p.take<T>(n);
         if (sides)
-            for (int k = 0; k < 2; ++k)
-                for (T **x : {&there[k], &with[k], &worth[k], &share[k]}) *x = p.take<T>(n);
+            for (int k = 0; k < 2; ++k) {
+                there[k] = trace.there[k];
+                with[k] = trace.with[k];
+                for (T **x : {&worth[k], &share[k]}) *x = p.take<T>(n);
+            }
         wish = p.take<int32_t>(n);
         gap_winner = p.take<int32_t>(n + worlds * setup.chains);
         wanting = p.take<int32_t>(n);
         steered = p.take<Pose<T>>(worlds * setup.controlled);
         world = p.take<int32_t>(n);
+        driver = p.take<int64_t>(n);
         time = p.take<T>(worlds);
         left = p.take<int64_t>(worlds);
         overlapping = p.take<T>(worlds);
@@ -212,11 +227,14 @@ template <class T> struct Task {
     bool soft;               // lane choices carry gradients
     bool keeps_sides;
     bool steered, branched;
+    bool routes;             // the state's routes are known: where roads meet and part, or vehicles come
+    bool lets_in;            // vehicles come
     const T *length, *width;
 
     Task(const Setup &setup, const Call &call, World<T> &world)
         : setup(setup), call(call), world(world), vehicles(call.vehicles), first(0), worlds(0), n(0), m(0),
-          steered(false), branched(setup.branched != 0), length(static_cast<const T *>(setup.length)), width(static_cast<const T *>(setup.width)) {
+          steered(false), branched(setup.branched != 0), routes(call.route != nullptr), lets_in(call.arrivals != nullptr),
+          length(static_cast<const T *>(setup.length)), width(static_cast<const T *>(setup.width)) {
         bool lane_rows = false;
         for (int64_t c = 0; c < setup.controlled; ++c) {
             lane_rows |= setup.control[c] == LANE;
@@ -293,7 +311,7 @@ template <class T> struct Task {
 
     // Looks every slot's parameters up.
     STAGE void meet_drivers() {
-        const int64_t *driver = call.driver + first * vehicles;
+        const int64_t *driver = world.driver;
         Drivers<T> &d = world.drivers;
         const auto look_up = [&](Parameter name, T *to) {
             const int64_t stride = setup.driver_stride[name];
@@ -337,6 +355,31 @@ template <class T> struct Task {
             }
     }
 
+    // The same for one slot whose driver is another now.
+    void meet(int64_t i) {
+        const int64_t k = world.world[i], who = world.driver[i];
+        Drivers<T> &d = world.drivers;
+        d.v0[i] = world.wish_speed[i] = value(DESIRED_SPEED, k, who);
+        d.th[i] = value(TIME_HEADWAY, k, who);
+        d.a[i] = value(MAX_ACCELERATION, k, who);
+        d.b[i] = value(COMFORTABLE_DECELERATION, k, who);
+        d.q[i] = T(2) * std::sqrt(d.a[i] * d.b[i]);
+        d.s0[i] = value(MIN_GAP, k, who);
+        d.e[i] = value(EXPONENT, k, who);
+        d.length[i] = value(LENGTH, k, who);
+        world.factor[i] = value(SPEED_FACTOR, k, who);
+        if (call.noise) d.noise[i] = value(NOISE_SIZE, k, who);
+        if (setup.changes_lanes) {
+            d.politeness[i] = value(POLITENESS, k, who);
+            d.threshold[i] = value(THRESHOLD, k, who);
+            d.safe[i] = value(SAFE_DECELERATION, k, who);
+            d.bias[i] = value(RIGHT_BIAS, k, who);
+            d.cooldown[i] = value(CHANGE_COOLDOWN, k, who);
+            d.gap[i] = value(CHANGE_MIN_GAP, k, who);
+        }
+        if (setup.has_limits && !branched) d.v0[i] = std::min(d.v0[i], limit(k, 0) * world.factor[i]);
+    }
+
     T limit(int64_t k, int32_t lane) const {
         return static_cast<const T *>(setup.speed_limit)[(first + k) * setup.limit_stride + lane];
     }
@@ -369,9 +412,15 @@ template <class T> struct Task {
             const int32_t *__restrict beside = k ? setup.left : setup.right, *__restrict lane = world.cars.lane;
             const int32_t *__restrict present = world.present;
             int32_t *__restrict exists = world.exists[k];
+            if (setup.edges == 1) {  // their numbers say it
+                const int32_t last = k ? int32_t(setup.lanes) - 1 : 0;
+                for (int64_t i = 0; i < m; ++i) exists[i] = lane[i] != last ? present[i] : 0;
+                continue;
+            }
+#pragma GCC ivdep
             for (int64_t i = 0; i < m; ++i) {
                 const int32_t there = beside[lane[i] < 0 ? 0 : lane[i]];
-                exists[i] = present[i] && there >= 0;
+                exists[i] = there >= 0 ? present[i] : 0;
             }
         }
     }
