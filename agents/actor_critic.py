@@ -44,6 +44,10 @@ class PolicyConfig(StrictModel):
         default=-0.5,
         description="log standard deviation at the start, in units of the action's scale; a list: per action",
     )
+    learn_std: bool = Field(
+        default=True,
+        description="false: log_std stays as it is; for tasks where learnt noise fades before everything is found",
+    )
     shared: bool = Field(default=True, description="one network for every controlled vehicle; false: one joint network")
     layer_norm: bool = Field(default=False, description="normalise each hidden layer's output")
     squash: Literal["none", "tanh"] = Field(
@@ -129,6 +133,7 @@ class Actor(nn.Module):
     """
 
     free: Tensor
+    log_std: Tensor
 
     def __init__(self, spec: PolicySpec, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -152,7 +157,10 @@ class Actor(nn.Module):
         low, high = LOG_STD_BOUNDS
         if not all(low <= x <= high for x in start):
             raise TrafficGradError(f"training.policy.log_std is {config.log_std}, expected values in [{low}, {high}]")
-        self.log_std = nn.Parameter(torch.tensor(start))
+        if config.learn_std:
+            self.log_std = nn.Parameter(torch.tensor(start))
+        else:
+            self.register_buffer("log_std", torch.tensor(start))
         free = torch.ones(spec.action_size)
         free[list(spec.frozen)] = 0.0
         self.register_buffer("free", free)

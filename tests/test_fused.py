@@ -384,6 +384,31 @@ def test_decisions_are_those_of_the_reference(
     assert (told is None) == (name == "figure_eight")  # its observation is one of a network
 
 
+@needs_kernel
+@pytest.mark.parametrize("name", ["ring_4lane", "ring_1lane", "pace_car_3lane"])
+def test_decisions_in_single_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One decision after the other from the reference's states; a world counts where all came to the same lanes."""
+    env = TrafficEnv(load_scenario(name, ["simulation.warmup_steps=50", "pool_size=20"]), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    state, worlds, same = env.reset(20, generator), 0, 0
+    shape = (20, *(() if env.agents is None else (env.agents,)), len(env.action_labels))
+    for _ in range(12):
+        action, noise = 0.6 * torch.randn(shape, generator=generator), env.sample_noise(20, generator)
+        told = {}
+        for backend in ("reference", "fused"):
+            monkeypatch.setenv(kernels.VARIABLE, backend)
+            after, transition = env.step(state, action, noise)
+            assert transition.reward.dtype == torch.float32
+            numbers = [transition.reward[:, None], transition.final_observation.flatten(1)]
+            numbers += [x[:, None].float() for _, x in sorted(transition.terms.items())]
+            told[backend] = (after, torch.cat(numbers, 1))
+        (state, x), (other, y) = told["reference"], told["fused"]
+        alike = (state.traffic.lane == other.traffic.lane).all(1)
+        torch.testing.assert_close(y[alike], x[alike], rtol=1e-4, atol=1e-5)
+        worlds, same = worlds + 20, same + int(alike.sum())
+    assert same >= 0.95 * worlds
+
+
 @pytest.mark.parametrize("backend", ["reference", pytest.param("fused", marks=needs_kernel)])
 def test_another_simulators_parameters_reach_the_reward(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also parameters of every world of its own, over the steps of a decision."""

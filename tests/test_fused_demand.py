@@ -17,10 +17,13 @@ from torch import Tensor
 import trafficgrad as tg
 from trafficgrad.car_following import IDM
 from trafficgrad.demand import Demand, Inflow
+from trafficgrad.envs import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient
+from trafficgrad.kernels import VARIABLE
 from trafficgrad.kernels.library import library, use_threads
 from trafficgrad.lane_change import MOBIL
+from trafficgrad.scenario_config import load_scenario
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Fleet, TrafficState
 
@@ -207,6 +210,35 @@ def test_same_bits_for_any_batch_and_threads() -> None:
     for field in fields(TrafficState):
         x, y = getattr(alone, field.name), getattr(together, field.name)
         assert torch.equal(x.repeat(1, 40, *[1] * (x.dim() - 2)), y), field.name
+
+
+@pytest.mark.parametrize(("name", "at_once"), [("intersection", True), ("merge", False), ("highway_truck", False)])
+def test_decisions_of_environments_are_those_of_the_reference(
+    name: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where vehicles are controlled an action is not for those who come during it: then step by step."""
+    env = TrafficEnv(load_scenario(name, ["simulation.warmup_steps=60", "pool_size=4"]), dtype=DOUBLE)
+    generator = torch.Generator().manual_seed(0)
+    begin = env.reset(4, generator)
+    shape = (6, 4, *(() if env.agents is None else (env.agents,)), len(env.action_labels))
+    plan, noise = (
+        torch.randn(shape, generator=generator, dtype=DOUBLE),
+        [env.sample_noise(4, generator) for _ in range(6)],
+    )
+    found, whole = {}, []
+    decide = env._drive_at_once
+    monkeypatch.setattr(env, "_drive_at_once", lambda *given: whole.append(decide(*given)) or whole[-1])
+    for backend in ("reference", "fused"):
+        monkeypatch.setenv(VARIABLE, backend)
+        state, seen = begin, []
+        for action, kick in zip(plan, noise, strict=True):
+            state, told = env.step(state, action, kick)
+            seen += [told.reward, told.final_observation, told.done.double(), state.traffic.position]
+            seen += [told.terms[part].double() for part in sorted(told.terms)]
+        found[backend] = seen
+    for x, y in zip(found["reference"], found["fused"], strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-10, atol=1e-10)
+    assert [x is not None for x in whole] == [False] * 6 + [at_once] * 6
 
 
 def test_what_the_kernel_leaves_to_the_reference() -> None:

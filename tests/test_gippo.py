@@ -14,8 +14,8 @@ from trafficgrad.agents.losses import mixture_log_prob
 from trafficgrad.agents.ppo import PPO, PPOConfig, adam
 
 
-def agent_and_rollout(**config):
-    networks, rollout = networks_and_rollout(gradient=True)
+def agent_and_rollout(policy=None, **config):
+    networks, rollout = networks_and_rollout(gradient=True, **(policy or {}))
     return GIPPO(GIPPOConfig(**config), networks, torch.Generator().manual_seed(5)), rollout
 
 
@@ -98,6 +98,14 @@ def test_the_standard_deviation_may_stay_out_of_the_regression():
         agent.alpha_step(rollout)
         assert torch.equal(before, agent.networks.actor.log_std) == (not moves)
         assert not torch.equal(weight, next(agent.networks.actor.network.parameters()))
+
+
+def test_a_standard_deviation_that_is_not_learnt_stays():
+    agent, rollout = agent_and_rollout(policy={"learn_std": False})
+    before = agent.networks.actor.log_std.clone()
+    metrics = agent.update(rollout)
+    assert torch.equal(before, agent.networks.actor.log_std)
+    assert metrics["sigma_ratio"] == 1.0 and metrics["mean_shift"] > 0
 
 
 def test_mixture_density_is_exact_even_far_apart():

@@ -121,6 +121,18 @@ def test_log_std_stays_in_its_bounds_and_comes_back():
         networks_and_rollout(log_std=[0.0, 0.0, 0.0])
 
 
+def test_a_standard_deviation_that_is_not_learnt_stays():
+    networks, rollout = networks_and_rollout(learn_std=False, log_std=[-0.6, -0.2])
+    std = networks.actor.log_std.clone()
+    weight = next(networks.actor.network.parameters()).detach().clone()
+    metrics = update(networks, rollout, learning_rate=1e-2)
+    assert torch.equal(networks.actor.log_std, std) and metrics["log_std_0"] == pytest.approx(-0.6)
+    assert not torch.equal(weight, next(networks.actor.network.parameters()))
+    again = ActorCritic(networks.spec, CriticConfig(hidden=[16])).to(torch.float64)
+    again.load_state_dict(networks.state_dict())  # it is part of the policy
+    assert torch.equal(again.actor.log_std, networks.actor.log_std)
+
+
 def test_frozen_actions_are_not_learnt():
     networks, rollout = networks_and_rollout(frozen=(1,))
     update(networks, rollout, learning_rate=1e-2)

@@ -248,6 +248,11 @@ template <class T> struct Judging {
         const T turns = std::nearbyint(distance / circumference);
         return turns == T(0) ? distance : distance - turns * circumference;
     }
+    // The same without branches: an infinite road has no turns.
+    static T around_any(T distance, T circumference) {
+        const T whole = circumference < INFINITE<T> ? circumference : T(0);
+        return distance - std::nearbyint(distance / circumference) * whole;
+    }
     T ahead(int64_t me, int64_t i) const { return around(along(i) - along(me), circumference[lane(me)]); }
     T centre_ahead(int64_t me, int64_t i) const {
         const T mine = along(me) - T(0.5) * w.drivers.length[me], other = along(i) - T(0.5) * w.drivers.length[i];
@@ -334,14 +339,18 @@ template <class T> struct Judging {
         who[0] = who[1] = who[2] = -1;
         const int32_t right = number(me) - 1;
         const T mine = places[me - base], length = circumference[lane(me)], farthest = -T(wish.distance_scale);
+        const T *__restrict speed = w.cars.speed + base, *__restrict there = places;
+        T *__restrict nearing = w.change_gap;  // free now
         for (int64_t j = 0; j < vehicles; ++j) {
+            const T ahead = around_any(there[j] - mine, length);
+            const T v = ahead < T(0) ? speed[j] : -INFINITE<T>;
+            nearing[j] = ahead > farthest ? v : -INFINITE<T>;
+        }
+        for (int64_t j = 0; j < vehicles; ++j) {
+            if (nearing[j] == -INFINITE<T>) continue;
             const int32_t side = lanes[j] - right;
-            if (side < 0 || side > 2) continue;
-            const T v = w.cars.speed[base + j];
-            if (!(v > fastest[side])) continue;
-            const T ahead = around(places[j] - mine, length);
-            if (!(ahead < T(0)) || !(ahead > farthest)) continue;
-            fastest[side] = v;
+            if (side < 0 || side > 2 || !(nearing[j] > fastest[side])) continue;
+            fastest[side] = nearing[j];
             who[side] = base + j;
         }
     }

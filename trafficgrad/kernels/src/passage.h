@@ -268,7 +268,8 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
             if (!s.asks[j] || s.first_slot[way] != i) continue;
             for (int64_t f = 0; f < setup.foes; ++f) {
                 const Foe one = foe(way, f);
-                if (one.lane < 0 || !occupies(one)) continue;
+                if (one.lane < 0) break;  // padding
+                if (!occupies(one)) continue;
                 const int32_t holder = s.last_slot[one.lane];
                 const T distance = std::min(std::max(one.exit - s.last_rear[one.lane], T(0)), FAR<T>);
                 if (holder < 0 || !(distance > T(0))) continue;
@@ -293,7 +294,7 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
             bool barred = false, before_it = false;
             for (int64_t f = 0; f < setup.foes; ++f) {
                 const Foe one = foe(way, f);
-                if (one.lane < 0) continue;
+                if (one.lane < 0) break;
                 const bool crossing = one.kind == CROSSING, occupied = occupies(one);
                 before_it |= occupied && one.own_entry < depth;
                 T to_clear = to_way + one.own_exit + size(i);
@@ -416,7 +417,8 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
         if (!setup.merges[way]) return false;
         for (int64_t f = 0; f < setup.foes; ++f) {
             const Foe one = foe(way, f);
-            if (one.lane >= 0 && one.kind == MERGE && !(setup.rank[one.lane] < setup.rank[way])) return false;
+            if (one.lane < 0) break;
+            if (one.kind == MERGE && !(setup.rank[one.lane] < setup.rank[way])) return false;
         }
         return true;
     }
@@ -443,7 +445,8 @@ template <class T, bool FOUR, bool PAPER> struct Junctions {
             T nearest = infinite;
             for (int64_t f = 0; f < setup.foes; ++f) {
                 const Foe one = foe(current, f);
-                if (one.lane < 0 || one.kind != DIVERGE) continue;
+                if (one.lane < 0) break;
+                if (one.kind != DIVERGE) continue;
                 const int32_t entry = body_beyond(one.lane, -begin);
                 if (entry < 0) continue;
                 const int64_t slot = entry % n + base;

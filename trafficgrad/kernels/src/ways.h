@@ -63,17 +63,23 @@ template <class T> struct Ways {
             int32_t &last = sight.departing[w.cars.previous[i]];
             if (last < 0 || w.cars.position[i] < w.cars.position[last]) last = int32_t(i);
         }
-        for (int64_t i = base; i < base + task.vehicles; ++i) {
-            AheadOf<T> &a = w.ahead;
-            a.row[i] = plan_row(i);
-            for (int g = 0; g < GATES; ++g) {
-                a.gate[g][i] = -1;
-                a.gate_offset[g][i] = std::numeric_limits<T>::infinity();
-            }
-            a.end_offset[i] = a.slow_offset[i] = std::numeric_limits<T>::infinity();
-            a.slow[i] = a.beyond[i] = -1;
-            a.beyond_offset[i] = T(0);
-            if (w.present[i]) look_along_own(i, alone[i - base]);
+        const AheadOf<T> &a = w.ahead;
+        const auto fill = [&](auto *array, auto value) { std::fill(array + base, array + base + task.vehicles, value); };
+        constexpr T infinite = std::numeric_limits<T>::infinity();
+        for (int g = 0; g < GATES; ++g) {
+            fill(a.gate[g], -1);
+            fill(a.gate_offset[g], infinite);
+        }
+        fill(a.end_offset, infinite);
+        fill(a.slow_offset, infinite);
+        fill(a.slow, -1);
+        fill(a.beyond, -1);
+        fill(a.beyond_offset, T(0));
+        for (int64_t i = base; i < base + task.vehicles; ++i) a.row[i] = plan_row(i);
+        // Neighbours go the same ways.
+        for (int64_t r = 0; r < search.begin[setup.edges]; ++r) {
+            const int64_t i = search.sorted[r].slot + base;
+            look_along_own(i, alone[i - base]);
         }
     }
 

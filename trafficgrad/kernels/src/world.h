@@ -313,6 +313,10 @@ template <class T> struct Task {
     STAGE void meet_drivers() {
         const int64_t *driver = world.driver;
         Drivers<T> &d = world.drivers;
+        // Mostly the same drivers drive in the same slots of all worlds.
+        const size_t row = size_t(vehicles) * sizeof(int64_t);
+        bool alike = true;
+        for (int64_t k = 1; k < worlds && alike; ++k) alike = !std::memcmp(driver, driver + k * vehicles, row);
         const auto look_up = [&](Parameter name, T *to) {
             const int64_t stride = setup.driver_stride[name];
             for (int64_t i = n; i < m; ++i) to[i] = T(1);
@@ -325,6 +329,10 @@ template <class T> struct Task {
                 const T *values = static_cast<const T *>(setup.value[name]) + (first + k) * setup.world_stride[name];
                 const int64_t *who = driver + k * vehicles;
                 T *of_world = to + k * vehicles;
+                if (k && alike && !setup.world_stride[name]) {
+                    std::memcpy(of_world, to, size_t(vehicles) * sizeof(T));
+                    continue;
+                }
                 for (int64_t i = 0; i < vehicles; ++i) of_world[i] = values[who[i] * stride];
             }
         };
@@ -333,7 +341,7 @@ template <class T> struct Task {
         look_up(MAX_ACCELERATION, d.a);
         look_up(COMFORTABLE_DECELERATION, d.b);
         look_up(MIN_GAP, d.s0);
-        look_up(EXPONENT, d.e);
+        if (!setup.fourth_power) look_up(EXPONENT, d.e);
         look_up(LENGTH, d.length);
         if (call.noise) look_up(NOISE_SIZE, d.noise);
         if (setup.changes_lanes) {
