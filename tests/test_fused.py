@@ -522,6 +522,33 @@ def test_bad_input_gets_a_sentence() -> None:
             simulator.step(state, action)
     with pytest.raises(TrafficGradError, match=r"Action.acceleration must have shape \[2, 2\]"):
         simulator.step(state, Action(torch.zeros(2, 3)))
+    with pytest.raises(TrafficGradError, match=r"noise must have shape \[2, 12\], got \[3, 12\]"):
+        simulator.step(state, None, torch.zeros(3, 12))
+    alike = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))  # the same in all worlds
+    expected = replace(simulator, backend="reference").step(state, None, alike)
+    torch.testing.assert_close(simulator.step(state, None, alike).position, expected.position)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("driver", torch.zeros(2, 12, dtype=torch.int32), "its driver is not int64"),
+        ("active", torch.ones(2, 12, dtype=torch.uint8), "its active is not bool"),
+        ("time", torch.zeros(1), r"its time has shape \[1\] for 2 worlds"),
+        ("left", torch.zeros(1, dtype=torch.int64), r"its left has shape \[1\] for 2 worlds"),
+        ("speed", torch.zeros(2, 12, dtype=torch.float64), "its fields differ in dtype"),
+    ],
+)
+def test_memory_that_is_not_laid_out_as_the_kernel_reads_it(field: str, value: Tensor, why: str) -> None:
+    """It is never handed over: the reference runs, or says what is wrong."""
+    simulator, state = _ring(2, 12)
+    other = replace(state, **{field: value})
+    with pytest.raises(TrafficGradError, match=f"this state is not one for it: {why}"):
+        replace(simulator, backend="fused").step(other)
+    if field == "driver":
+        same = replace(state, driver=value.long())
+        torch.testing.assert_close(simulator.step(other).position, simulator.step(same).position)
 
 
 @pytest.fixture

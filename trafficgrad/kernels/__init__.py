@@ -135,12 +135,21 @@ def _misfit(plan: Plan, state: TrafficState) -> str | None:
     same = state.speed.dtype == state.lateral.dtype == state.cooldown.dtype == state.time.dtype == real
     if not same or state.heading.dtype != real or state.passed.dtype != real or state.phase_time.dtype != real:
         return "its fields differ in dtype"
+    for name in plan.whole:  # they are read as they are in memory
+        if getattr(state, name).dtype != torch.int64:
+            return f"its {name} is not int64"
+    if state.active.dtype != torch.bool:
+        return "its active is not bool"
+    for name in plan.per_world:
+        if getattr(state, name).shape != (worlds,):
+            return f"its {name} has shape {list(getattr(state, name).shape)} for {worlds} worlds"
     if plan.demand is not None:
-        if state.arrivals.shape[1] != plan.inflows:
+        expected = (worlds, plan.inflows)
+        if not state.arrivals.shape == state.inserted.shape == state.next_arrival.shape == expected:
             count = state.arrivals.shape[1]
             return f"there are {plan.inflows} inflows, and it has {count}: begin with demand.start(state)"
         if state.next_arrival.dtype != real:
             return "its fields differ in dtype"
-    if plan.signals and state.phase.shape[1] != plan.signals:
+    if plan.signals and not state.phase.shape == state.phase_time.shape == (worlds, plan.signals):
         return f"there are {plan.signals} signals, and it has {state.phase.shape[1]}: begin with signals.start(state)"
     return None

@@ -81,7 +81,10 @@ class Run:
             self.steering = None if action.steering is None else _plain(action.steering, plan)
             if action.signal is not None and plan.signals:
                 self.signal_request = _plain(action.signal.detach(), plan)
-        self.noise = None if noise is None else _plain(noise, plan)
+        self.noise = None
+        if noise is not None:
+            shape = self.position.shape if steps is None else (steps, *self.position.shape)
+            self.noise = _plain(noise if noise.shape == shape else _spread(noise, shape), plan)
         self.names: list[str] = []  # of the tensors that require a gradient
         self.made: list[str] = []  # of the fields after that may carry one
         self.soft = False
@@ -325,6 +328,13 @@ def hold(
 
 def _plain(x: Tensor, plan: Plan) -> Tensor:
     return (x if x.dtype == plan.dtype else x.to(plan.dtype)).contiguous()
+
+
+def _spread(noise: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return noise.expand(shape)
+    except RuntimeError:
+        raise TrafficGradError(f"noise must have shape {list(shape)}, got {list(noise.shape)}") from None
 
 
 def refuse(failure: int, world: int, place: int) -> None:

@@ -115,6 +115,14 @@ class Plan:
         signals = simulator.signals
         self.signals = 0 if signals is None else signals.count
         self.carries = signals is not None and simulator.signal_gradient.mode == "straight_through"
+        #: fields of whole numbers that the kernel reads, and fields with one value a world
+        self.whole: tuple[str, ...] = ("lane", "previous", "driver", "left")
+        self.per_world: tuple[str, ...] = ("time", "left")
+        if self.routes:
+            self.whole += ("route", "route_index", "right_of_way", "phase")
+        if self.demand is not None:
+            self.whole += ("vehicle_id", "seed", "arrivals", "inserted", "next_id")
+            self.per_world += ("seed", "next_id")
         self._kept: list[Any] = []
         self.setup = self._setup(simulator)
         self.address = ctypes.addressof(self.setup)
