@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from trafficgrad.agents.rollout import Rollout
 
@@ -17,7 +17,7 @@ class Agent(ABC):
     :class:`~trafficgrad.agents.actor_critic.ActorCritic` that acts in the rollouts, and the generator of the run.
     """
 
-    needs_gradient: ClassVar[bool]  # the rollout must carry ``action_gradient``, dA/da
+    needs_gradient: bool  # the next rollout must carry ``action_gradient``, dA/da
     drop_nonfinite_gradient: bool  # the agent discards non-finite action gradients itself; otherwise they stop the run
 
     @abstractmethod

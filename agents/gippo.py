@@ -43,6 +43,12 @@ class GIPPOConfig(UpdateConfig):
     use_gradient: bool = Field(default=True, description="false: dA/da is taken to be zero, which leaves PPO")
     alpha: float = Field(default=0.1, gt=0, description="step along dA/da at the start (units: see gradient_scale)")
     alpha_min: float = Field(default=1e-3, gt=0, description="alpha never falls below")
+    rest: int = Field(
+        default=1,
+        ge=1,
+        description="where alpha has fallen to alpha_min, dA/da is asked for only in every so many updates: in between "
+        "PPO goes on alone, in less time",
+    )
     alpha_max: float = Field(default=1.0, gt=0, description="alpha never rises above")
     alpha_factor: float = Field(default=1.1, gt=1, description="alpha is multiplied or divided by it after each update")
     alpha_learning_rate: float = Field(
@@ -93,7 +99,6 @@ class GIPPOConfig(UpdateConfig):
 class GIPPO(Agent):
     """Gradient-informed PPO."""
 
-    needs_gradient = True
     SCALE_MEMORY = 0.1  # weight of the newest batch in the running mean square of dA/da
 
     def __init__(self, config: GIPPOConfig, networks: ActorCritic, generator: torch.Generator) -> None:
@@ -103,6 +108,7 @@ class GIPPO(Agent):
         self.generator = generator
         self.alpha = config.alpha
         self.mean_square = 0.0
+        self.updates = 0
         self.ppo = PPOUpdate(config, networks, generator)
         fitted = networks.actor if config.alpha_moves_std else networks.actor.network
         optimizer = adam(fitted.parameters(), config.alpha_learning_rate, betas=(0.7, 0.95))
@@ -116,8 +122,16 @@ class GIPPO(Agent):
         )
         self.bias = BiasTest()
 
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether the next rollout must tell dA/da."""
+        return self.alpha > self.config.alpha_min or self.updates % self.config.rest == 0
+
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
-        """The alpha-policy, the next alpha, then the PPO update on the mixture."""
+        """The alpha-policy, the next alpha, then the PPO update on the mixture; without dA/da the PPO update alone."""
+        self.updates += 1
+        if rollout.action_gradient is None:
+            return {"alpha": 0.0, **self.ppo.run(rollout, rollout.log_prob, progress)}
         metrics, alpha_log_prob = self.alpha_step(rollout)
         return metrics | self.ppo.run(rollout, mixture_log_prob(rollout.log_prob, alpha_log_prob), progress)
 
@@ -217,6 +231,7 @@ class GIPPO(Agent):
             "bias": self.bias.state_dict(),
             "alpha": self.alpha,
             "mean_square": self.mean_square,
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -225,6 +240,7 @@ class GIPPO(Agent):
         self.regression.load_state_dict(state["regression"])
         self.bias.load_state_dict(state["bias"])
         self.alpha, self.mean_square = float(state["alpha"]), float(state["mean_square"])
+        self.updates = int(state["updates"])
 
 
 def gippo(config: GIPPOConfig, networks: ActorCritic, generator: torch.Generator) -> Agent:

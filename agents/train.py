@@ -22,6 +22,7 @@ from trafficgrad.agents.rollout import check_finite, collect, start
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import use_threads
 
+STEADY = 3  # evaluations whose mean score decides which policy is the best: one alone may be luck
 RECENT = 10  # iterations whose episodes make the moving return
 SAVE_SECONDS = 30.0  # between two checkpoints, where writing one takes longer than CHEAP_SAVE
 CHEAP_SAVE = 0.05  # s
@@ -35,7 +36,7 @@ class TrainResult:
     decisions: int
     iterations: int
     seconds: float  # of training, earlier sessions of the run included
-    best_score: float | None  # of the evaluation, or the moving return of the episodes; None before there was any
+    best_score: float | None  # mean of the last evaluations, or the moving return of the episodes; None before any
     interrupted: bool  # ended by Ctrl-C; `resume` goes on
     metrics: dict[str, float]  # of the last iteration
     policy: Policy  # deterministic policy at the end
@@ -140,6 +141,7 @@ class _Session:
         self.iteration = 0
         self.seconds = 0.0
         self.best_score: float | None = None
+        self.scores: list[float] = []  # of the last evaluations
         self.next_evaluation = config.evaluation.every
         self.recent: list[list[float]] = []  # per iteration: sum of the returns of its complete episodes, their number
         if record is not None:
@@ -209,9 +211,11 @@ class _Session:
             self.seconds += time.monotonic() - begun
             row["score"] = measures["score"]
             row |= {f"evaluation/{name}": value for name, value in measures.items() if name != "score"}
-        if self.best_score is not None and row["score"] <= self.best_score:
+        self.scores = [*self.scores, row["score"]][-STEADY:]
+        score = row["score"] if evaluate is None else sum(self.scores) / len(self.scores)
+        if self.best_score is not None and score <= self.best_score:
             return False
-        self.best_score = row["score"]
+        self.best_score = score
         return True
 
     def capture(self) -> dict[str, Any]:
@@ -226,6 +230,7 @@ class _Session:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "best_score": self.best_score,
+                "scores": self.scores,
                 "next_evaluation": self.next_evaluation,
                 "recent": self.recent,
             },
@@ -242,6 +247,7 @@ class _Session:
             self.iteration = int(saved["iteration"])
             self.seconds = float(saved["seconds"])
             self.best_score = None if saved["best_score"] is None else float(saved["best_score"])
+            self.scores = [float(score) for score in saved["scores"]]
             self.next_evaluation = int(saved["next_evaluation"])
             self.recent = [[float(total), float(count)] for total, count in saved["recent"]]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:

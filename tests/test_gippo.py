@@ -70,7 +70,7 @@ def test_without_gradient_it_is_ppo_bit_for_bit():
     others = copy.deepcopy(networks)
     ppo = PPO(PPOConfig(minibatch=32), networks, torch.Generator().manual_seed(5))
     other = gippo(GIPPOConfig(minibatch=32, use_gradient=False), others, torch.Generator().manual_seed(5))
-    assert GIPPO.needs_gradient and not other.needs_gradient
+    assert not other.needs_gradient
     assert ppo.update(rollout) == other.update(rollout)
     assert all(torch.equal(a, b) for a, b in zip(networks.parameters(), others.parameters(), strict=True))
 
@@ -106,6 +106,27 @@ def test_a_standard_deviation_that_is_not_learnt_stays():
     metrics = agent.update(rollout)
     assert torch.equal(before, agent.networks.actor.log_std)
     assert metrics["sigma_ratio"] == 1.0 and metrics["mean_shift"] > 0
+
+
+def test_the_gradient_rests_where_alpha_has_fallen_to_its_least():
+    agent, rollout = agent_and_rollout(alpha=0.1, alpha_min=0.1, rest=3)
+    alone = dataclasses.replace(rollout, action_gradient=None)
+    asked = []
+    for _ in range(6):
+        asked.append(agent.needs_gradient)
+        metrics = agent.update(rollout if asked[-1] else alone)
+        assert ("mean_shift" in metrics) == asked[-1]
+        agent.alpha = 0.1
+    assert asked == [True, False, False] * 2
+    agent.alpha = 0.2
+    agent.updates += 1
+    assert agent.needs_gradient
+    other, _ = agent_and_rollout(alpha=0.1, alpha_min=0.1, rest=3)
+    other.load_state_dict(agent.state_dict())
+    assert other.updates == agent.updates and other.alpha == 0.2
+    always, _ = agent_and_rollout(alpha=0.1, alpha_min=0.1)
+    always.updates = 1
+    assert always.needs_gradient
 
 
 def test_mixture_density_is_exact_even_far_apart():
