@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from trafficgrad.agents.actor_critic import Actor
+from trafficgrad.agents.base import Metrics
 from trafficgrad.agents.losses import mean
+from trafficgrad.agents.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -36,19 +38,30 @@ class CleanGradient:
     largest: Tensor  # []
     mean_square: Tensor  # [], per chosen action component after clipping
     dropped: Tensor  # [], share of samples that were not finite and are 0 now
+    variance: Tensor  # [], sum over action components of the samples' variance before clipping
+
+    def metrics(self) -> Metrics:
+        """Numbers for the log."""
+        values = [self.median, self.largest, self.mean_square.sqrt(), self.dropped, self.variance]
+        names = ("gradient_norm", "gradient_norm_max", "gradient_rms", "gradient_dropped", "gradient_variance")
+        return dict(zip(names, torch.stack(values).tolist(), strict=True))
 
 
-def clean_gradient(gradient: Tensor, quantile: float, chosen: int, present: Tensor | None = None) -> CleanGradient:
-    """Drop non-finite samples and scale the others down to the ``quantile`` of the batch's norms.
+def clean_gradient(rollout: Rollout, quantile: float, actor: Actor) -> CleanGradient:
+    """Drop non-finite samples of dA/da and scale the others down to the ``quantile`` of the batch's norms.
 
-    One cut-in can dominate a batch, so the bound is per sample (one action of one vehicle), not on the batch.
-    ``chosen`` is the number of action components that the policy chooses, for the mean square. Samples that are not
-    ``present`` [T, B, C] have gradient 0 and count nowhere.
+    One cut-in can dominate a batch, so the bound is per sample (one action of one vehicle), not on the batch. Samples
+    of vehicles that are not present have gradient 0 and count nowhere; the mean square is per action component that the
+    policy chooses.
     """
+    gradient, present = rollout.action_gradient, rollout.present
+    assert gradient is not None, "this agent needs a rollout with gradient"
+    chosen = actor.spec.action_size - len(actor.spec.frozen)
     finite = gradient.isfinite().all(-1, keepdim=True)
     gradient = torch.where(finite, gradient, torch.zeros_like(gradient))
     norm = gradient.norm(dim=-1, keepdim=True)
     seen = norm.flatten() if present is None else norm[present].flatten()
+    samples = gradient.flatten(0, -2) if present is None else gradient[present]
     ordered = seen.sort().values if len(seen) else norm.new_zeros(1)
     last = ordered.numel() - 1
     bound = ordered[round(quantile * last)]
@@ -59,6 +72,7 @@ def clean_gradient(gradient: Tensor, quantile: float, chosen: int, present: Tens
         largest=ordered[last],
         mean_square=clipped.square().sum() / (chosen * ordered.numel()),
         dropped=1 - finite.to(norm.dtype).mean(),
+        variance=samples.var(0, correction=0).sum() if len(samples) else norm.new_zeros(()),
     )
 
 
@@ -71,6 +85,7 @@ class Regression:
     attempts: int
     converged: bool  # after < before; otherwise the actor is what it was
     mean: Tensor  # [S, ..., A], the actor's mean actions now
+    log_std: Tensor  # [A] or [S, ..., A], the actor's log standard deviations now
 
 
 class AlphaRegression:
@@ -81,6 +96,10 @@ class AlphaRegression:
 
     A failed attempt puts back the parameters and the optimiser's moments, and the next starts with the learning rate
     divided by ``SHRINK`` once more. If all attempts fail, the next call starts from the smaller rate.
+
+    With ``restore_moments`` false the moments stay, as published. That is a flaw which helps where sigma is far below
+    what a step of Adam moves: excursions that failed have told it how steep the way of the mean is beside that of log
+    sigma.
     """
 
     ATTEMPTS = 8
@@ -96,9 +115,10 @@ class AlphaRegression:
         iterations: int,
         minibatch: int | None = None,
         moves_std: bool = True,
+        restore_moments: bool = True,
     ) -> None:
         """``minibatch``: samples of a step (about), None: all of them. ``moves_std``: the standard deviation is fitted
-        too; otherwise it stays what it is.
+        too; otherwise it stays what it is. ``restore_moments``: after a failed attempt.
         """
         self.actor = actor
         self.optimizer = optimizer
@@ -106,16 +126,20 @@ class AlphaRegression:
         self.iterations = iterations
         self.minibatch = minibatch
         self.moves_std = moves_std
+        self.restore_moments = restore_moments
 
-    def _loss(self, mean_: Tensor, noise: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
-        std = self.actor.log_std.exp()
+    def _loss(
+        self, distribution: tuple[Tensor, Tensor], noise: Tensor, target: Tensor, present: Tensor | None
+    ) -> Tensor:
+        mean_, log_std = distribution
+        std = log_std.exp()
         reached = mean_ + (std if self.moves_std else std.detach()) * noise
         return mean((reached - target).square().sum(-1), present)
 
     def fit(
         self,
         observation: Tensor,
-        begin: Tensor,
+        begin: tuple[Tensor, Tensor],
         noise: Tensor,
         target: Tensor,
         present: Tensor | None = None,
@@ -125,7 +149,7 @@ class AlphaRegression:
 
         Args:
             observation: Tensor, shape (S, ..., O), normalised.
-            begin: Tensor, shape (S, ..., A), the actor's mean actions now.
+            begin: mean actions (S, ..., A) and log standard deviations, (A,) or (S, ..., A), of the actor now.
             noise: Tensor, shape (S, ..., A), the eps of the actions that were taken.
             target: Tensor, shape (S, ..., A), the moved actions.
             present: bool Tensor, shape (S, ...), samples that count; None: all.
@@ -134,12 +158,12 @@ class AlphaRegression:
         actor, samples = self.actor, len(target)
         parameters = list(actor.parameters() if self.moves_std else actor.network.parameters())
         kept = {name: x.clone() for name, x in actor.state_dict().items()}
-        moments = copy.deepcopy(self.optimizer.state_dict())
+        moments = copy.deepcopy(self.optimizer.state_dict()) if self.restore_moments else None
         parts = 1 if self.minibatch is None else max(1, round(samples / self.minibatch))
         with torch.no_grad():
             before = float(self._loss(begin, noise, target, present))
         if before == 0:  # the actor is there already: no gradient anywhere, nothing to learn about the rate
-            return Regression(before, before, 1, False, begin)
+            return Regression(before, before, 1, False, *begin)
         rate = self.learning_rate
         for attempt in range(1, self.ATTEMPTS + 1):
             self.optimizer.param_groups[0]["lr"] = rate
@@ -152,7 +176,7 @@ class AlphaRegression:
                         batches = list(order.tensor_split(parts))
                 rows = batches.pop()
                 there = None if present is None else present[rows]
-                loss = self._loss(actor(observation[rows]), noise[rows], target[rows], there)
+                loss = self._loss(actor.distribution(observation[rows]), noise[rows], target[rows], there)
                 gradients = torch.autograd.grad(loss, parameters)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
@@ -160,15 +184,16 @@ class AlphaRegression:
                 self.optimizer.step()
                 actor.project()
             with torch.no_grad():
-                end = actor(observation)
+                end = actor.distribution(observation)
                 after = float(self._loss(end, noise, target, present))
             if after < before:
-                return Regression(before, after, attempt, True, end)
+                return Regression(before, after, attempt, True, *end)
             actor.load_state_dict(kept)
-            self.optimizer.load_state_dict(copy.deepcopy(moments))
+            if moments is not None:
+                self.optimizer.load_state_dict(copy.deepcopy(moments))
             rate /= self.SHRINK
         self.learning_rate = max(self.learning_rate / self.SHRINK, min(self.SMALLEST, self.learning_rate))
-        return Regression(before, before, self.ATTEMPTS, False, begin)
+        return Regression(before, before, self.ATTEMPTS, False, *begin)
 
     def state_dict(self) -> dict[str, Any]:
         """Learning rate and moments."""
@@ -185,12 +210,12 @@ def variance_test(log_std: Tensor, old_log_std: Tensor, max_change: float) -> tu
 
     The Jacobian of eps -> action is diagonal, so its determinant's ratio is the product of the sigma ratios. A bound on
     that product would tighten with the number of dimensions; here every dimension keeps
-    ``1 - max_change <= sigma / sigma_old <= 1 + max_change``.
+    ``1 - max_change <= sigma / sigma_old <= 1 + max_change``, in every sample where the network tells sigma.
 
     Returns:
         bool Tensor [], and the sigma ratio that is furthest from 1, Tensor [].
     """
-    ratio = (log_std - old_log_std).exp()
+    ratio = (log_std - old_log_std).exp().flatten()
     worst = ratio[(ratio - 1).abs().argmax()]
     return (worst - 1).abs() <= max_change, worst
 

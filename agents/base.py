@@ -10,6 +10,13 @@ from trafficgrad.agents.rollout import Rollout
 Metrics = dict[str, float]
 
 
+def spread_of_policy(rollout: Rollout) -> Metrics:
+    """Log standard deviation of each action in the rollout, mean over its samples."""
+    log_std = rollout.log_std
+    means = log_std if log_std.dim() == 1 else log_std.flatten(0, -2).mean(0)
+    return {f"log_std_{i}": x for i, x in enumerate(means.tolist())}
+
+
 class Agent(ABC):
     """An algorithm. It changes the networks it was built with, and nothing else, in :meth:`update`.
 

@@ -1,9 +1,15 @@
-"""Whole episodes on held-out traffic: what a controller achieves, and the hand-written ones to compare it with."""
+"""Whole episodes that no training has seen: what a controller achieves, and hand-written ones to compare it with.
+
+Traffic is drawn from streams of its own, with the table of drivers (:func:`held_out_env`, :func:`held_out_traffic`,
+:func:`run_episodes`). Environments of other kinds are just played (:func:`play`). :func:`policy_measures` and
+:func:`validation` take any scenario.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +17,11 @@ from torch import Tensor
 from trafficgrad import tree
 from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.control import Actuated, FanOutAndAlign, FixedTime, KeepLane, KeepLaneAndAlign, Ramp
+from trafficgrad.envs import make_env
+from trafficgrad.envs.base import DifferentiableEnv, EnvState
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.network import RoadNetwork
-from trafficgrad.scenario_config import Scenario
+from trafficgrad.scenario_config import Scenario, TrafficScenario, require_traffic
 from trafficgrad.simulator import Controller
 from trafficgrad.state import TrafficState
 from trafficgrad.trajectory import Trajectory
@@ -31,7 +39,7 @@ class Episodes:
 
     measures: dict[str, Tensor]  # name -> [B], means over the episode; `late_...` over its last part
     rewards: Tensor  # [T, B] per decision
-    trajectory: Trajectory | None  # every simulator step, where it was recorded
+    trajectory: Trajectory | None  # of traffic: every simulator step, where it was recorded
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,11 @@ def held_out_env(scenario: Scenario, offset: int = HELD_OUT, device: torch.devic
     """The scenario's environment with a table of human drivers that no training has seen.
 
     It is the hard one: where the training relaxes lane choices (``sigmoid``), its returns mean nothing.
+
+    Raises:
+        TrafficGradError: the scenario is not one of traffic.
     """
+    scenario = require_traffic(scenario)
     if scenario.lane_gradient.mode == "sigmoid":
         hard = scenario.lane_gradient.model_copy(update={"mode": "blocked"})
         scenario = scenario.model_copy(update={"lane_gradient": hard})
@@ -133,6 +145,11 @@ def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
     if speed is None or not len(env.slots) or len(env.switches.signals):
         return table
     bounds, scripted = scenario.control.acceleration, scenario.scripted
+    if scenario.control.command == "lanes":
+        if scenario.control.lanes.sweep is not None:
+            shape = (len(env.action_labels),) if env.agents is None else (env.agents, len(env.action_labels))
+            table["sweep"] = lambda state: state.observation.new_zeros(state.traffic.worlds, *shape)
+        return table
     ramp = None if scripted.ramp is None else Ramp(scripted.ramp.start, scripted.ramp.duration)
     table["keep lane"] = _scripted(env, KeepLane(env.simulator, speed, bounds))
     if _is_one_ring(network) and scripted.keep_lane_and_align:
@@ -159,25 +176,103 @@ def _scripted(env: TrafficEnv, controller: Controller) -> EnvController:
     return lambda state: env.encode(controller(state.traffic), state.traffic)
 
 
-def policy_controller(policy: Policy, generator: torch.Generator | None = None) -> EnvController:
+def policy_controller(policy: Policy, generator: torch.Generator | None = None) -> Callable[[EnvState], Tensor]:
     """A learnt policy, deterministic; with a ``generator`` it acts with its exploration noise."""
     if generator is None:
         return lambda state: policy(state.observation)
     return lambda state: policy.sample(state.observation, generator)
 
 
+@torch.no_grad()
+def play(env: DifferentiableEnv, controller: Callable[[Any], Tensor], episodes: int, seed: int = HELD_OUT) -> Episodes:
+    """One episode in each of ``episodes`` worlds of any environment; a world that ends early counts up to there.
+
+    Parameters:
+        env: the environment. controller: what acts in its states. episodes: worlds side by side.
+        seed: of initial states and of the environment's noise, drawn together for all worlds.
+
+    Returns:
+        Episodes whose measures are ``return`` (sum of rewards), ``length`` (decisions), and the means over the episode
+        of the ``reward`` and of every term that the environment reports.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state = env.reset(episodes, generator)
+    alive = torch.ones_like(state.elapsed, dtype=torch.bool)
+    rows: list[dict[str, Tensor]] = []
+    lived = []
+    for _ in range(env.horizon):
+        state, transition = env.step(state, controller(state), env.sample_noise(episodes, generator))
+        rows.append({**transition.terms, "reward": transition.reward})
+        lived.append(alive)
+        alive = alive & ~transition.done
+    present = torch.stack(lived).to(rows[0]["reward"].dtype)
+    length = present.sum(0)
+    series = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    sums = {name: (x * present).sum(0) for name, x in series.items()}
+    means = {name: total / length for name, total in sums.items()}
+    return Episodes({**means, "return": sums["reward"], "length": length}, series["reward"], None)
+
+
+def policy_measures(
+    scenario: Scenario,
+    policy: Policy,
+    episodes: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """What a policy achieves in held-out episodes of a scenario of any kind.
+
+    Parameters:
+        scenario: what it is judged on. policy: deterministic, unless there is a generator.
+        episodes: number of them; of traffic, that of the seeds 0 to ``episodes - 1``.
+        generator: the policy acts with its exploration noise, drawn from it. device: where to compute.
+
+    Returns:
+        name -> [episodes]: ``return``, ``length`` in decisions, ``reward`` (mean of a decision) and the measures of
+        :func:`run_episodes` or :func:`play`.
+    """
+    controller = policy_controller(policy, generator)
+    if isinstance(scenario, TrafficScenario):
+        env = held_out_env(scenario, device=device)
+        return run_episodes(env, controller, held_out_traffic(env, range(episodes))).measures
+    return play(make_env(scenario, device, dtype_of(policy)), controller, episodes).measures
+
+
 def validation(
     scenario: Scenario, worlds: int, device: torch.device | str = "cpu"
 ) -> Callable[[Policy], dict[str, float]]:
-    """Judge of policies during training, on traffic of its own; ``score`` is the return over the horizon."""
+    """Judge of policies during training, deterministic, in episodes of its own; ``score`` is the return over the
+    horizon.
+    """
+    if isinstance(scenario, TrafficScenario):
+        return _traffic_validation(scenario, worlds, device)
+
+    def judge(policy: Policy) -> dict[str, float]:
+        env = make_env(scenario, device, dtype_of(policy))
+        return _scored(play(env, policy_controller(policy), worlds, VALIDATION).measures, env.horizon)
+
+    return judge
+
+
+def _traffic_validation(
+    scenario: TrafficScenario, worlds: int, device: torch.device | str
+) -> Callable[[Policy], dict[str, float]]:
     env = held_out_env(scenario, VALIDATION, device)
     traffic: list[Traffic] = []  # drawn when first needed
 
     def judge(policy: Policy) -> dict[str, float]:
         if not traffic:
             traffic.append(held_out_traffic(env, range(worlds), VALIDATION))
-        measures = run_episodes(env, policy_controller(policy), traffic[0]).measures
-        means = {name: float(value.mean()) for name, value in tree.detach(measures).items()}
-        return {"score": means["return"] / env.horizon, **means}
+        return _scored(run_episodes(env, policy_controller(policy), traffic[0]).measures, env.horizon)
 
     return judge
+
+
+def _scored(measures: dict[str, Tensor], horizon: int) -> dict[str, float]:
+    means = {name: float(value.mean()) for name, value in tree.detach(measures).items()}
+    return {"score": means["return"] / horizon, **means}
+
+
+def dtype_of(policy: Policy) -> torch.dtype:
+    """Floating point type of a policy; an environment that it plays computes in the same."""
+    return next(policy.parameters()).dtype

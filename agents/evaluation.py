@@ -1,11 +1,14 @@
-"""What a trained policy achieves on traffic it has never seen, beside human drivers and hand-written controllers."""
+"""What a trained policy achieves on traffic it has never seen, beside human drivers and hand-written controllers.
+
+Where there is no traffic: in episodes of its environment, with and without its exploration noise, beside chance.
+"""
 
 from __future__ import annotations
 
 import csv
 import importlib.resources
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +22,25 @@ from trafficgrad import terminal
 from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.checkpoint import find_checkpoint, load_checkpoint, policy_of
 from trafficgrad.agents.episodes import (
+    HELD_OUT,
     EnvController,
     Episodes,
     baselines,
+    dtype_of,
     held_out_env,
     held_out_traffic,
+    play,
     policy_controller,
     run_episodes,
 )
+from trafficgrad.envs import EnvState, make_env
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import complete_file
-from trafficgrad.scenario_config import Scenario, load_scenario, parse_scenario
+from trafficgrad.scenario_config import Scenario, TrafficScenario, load_scenario, load_traffic, parse_scenario
+
+TRAFFIC_SEEDS = 20  # default numbers of episodes
+EPISODES = 1000  # where there is no traffic; they take no time, and a mean over noise needs many
 
 
 class Column(NamedTuple):
@@ -39,6 +49,7 @@ class Column(NamedTuple):
     title: str
     digits: int
     factor: float = 1.0
+    form: str = "f"  # of the digits; g: significant ones
 
 
 COLUMNS = {
@@ -55,6 +66,12 @@ COLUMNS = {
     "flow": Column("left /h", 0),
     "travel_speed": Column("travel speed m/s", 2),
     "waiting_outside": Column("waiting outside", 1),
+}
+PLAYED = {  # where there is no traffic: the rewards of a function span many powers of ten
+    "reward": Column("reward", 4, form="g"),
+    "return": Column("return", 4, form="g"),
+    "length": Column("length", 0),
+    "distance": Column("distance from optimum / bound", 3, form="g"),
 }
 
 
@@ -99,19 +116,25 @@ def load_run(run: str | Path, device: torch.device | str = "cpu", overrides: Seq
 
 
 def evaluate(
-    run: LoadedRun, seeds: int = 20, console: Console | None = None, device: torch.device | str = "cpu"
+    run: LoadedRun, seeds: int | None = None, console: Console | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Episodes]:
     """The run's deterministic policy and the baselines of its scenario on the same held-out traffic.
 
+    Where there is no traffic: the policy, deterministic and with its exploration noise, and random actions.
+
     Parameters:
-        seeds: number of held-out traffic seeds, one world each. console: where to print the table.
+        seeds: number of held-out traffic seeds, one world each, or of episodes; None: 20, or 1000 without traffic.
+        console: where to print the table.
 
     Returns:
         Episodes by controller; with them a run folder gets ``evaluation.csv``, a row per controller and seed.
     """
-    env = held_out_env(run.scenario, device=device)
-    controllers = {"policy": policy_controller(run.policy), **baselines(env)}
-    results = compare(env, controllers, seeds, f"{run.name}: deterministic policy", console)
+    if isinstance(run.scenario, TrafficScenario):
+        env = held_out_env(run.scenario, device=device)
+        controllers: dict[str, EnvController | None] = {"policy": policy_controller(run.policy), **baselines(env)}
+        results = compare(env, controllers, seeds or TRAFFIC_SEEDS, f"{run.name}: deterministic policy", console)
+    else:
+        results = compare_played(run.scenario, run.policy, seeds or EPISODES, run.name, console, device)
     if run.folder is not None:
         write_csv(run.folder / "evaluation.csv", results)
     return results
@@ -119,17 +142,22 @@ def evaluate(
 
 def evaluate_scenario(
     file: str | Path,
-    seeds: int = 20,
+    seeds: int | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Episodes]:
-    """The baselines of a scenario on held-out traffic, without any policy; see :func:`evaluate`."""
+    """The baselines of a scenario without any policy; see :func:`evaluate`."""
     console = console or terminal.console()
     scenario = load_scenario(file, overrides)
-    env = held_out_env(scenario, device=device)
-    results = compare(env, baselines(env), seeds, f"{scenario.name}: no policy", console)
-    if env.action_labels:
+    learnable = True
+    if isinstance(scenario, TrafficScenario):
+        env = held_out_env(scenario, device=device)
+        learnable = bool(env.action_labels)
+        results = compare(env, baselines(env), seeds or TRAFFIC_SEEDS, f"{scenario.name}: no policy", console)
+    else:
+        results = compare_played(scenario, None, seeds or EPISODES, f"{scenario.name}: no policy", console, device)
+    if learnable:
         told = f"no policy was asked for; `trafficgrad train {file}` trains one"
         console.print(told, highlight=False, soft_wrap=True)
     return results
@@ -146,7 +174,7 @@ def simulate(
 
     Where only signals are controlled, they follow their fixed programme.
     """
-    scenario = load_scenario(file, overrides)
+    scenario = load_traffic(file, overrides)
     env = held_out_env(scenario, device=device)
     name, controller = next(iter(baselines(env).items()))
     title = f"{scenario.name}: human drivers only" + ("" if controller is None else f", {name} signals")
@@ -174,10 +202,47 @@ def compare(
     return results
 
 
-def table(results: dict[str, Episodes], title: str) -> Table:
-    """Controllers as rows, measures as columns; ``standing`` only where somebody stands."""
+def compare_played(
+    scenario: Scenario,
+    policy: Policy | None,
+    episodes: int,
+    title: str,
+    console: Console | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Episodes]:
+    """Play the environment of a scenario without traffic and print means and standard deviations over the episodes.
+
+    The ``policy``, where there is one, deterministic and with its exploration noise; and actions at random, uniform in
+    [-1, 1].
+    """
+    env = make_env(scenario, device) if policy is None else make_env(scenario, device, dtype_of(policy))
+    generator = torch.Generator().manual_seed(HELD_OUT)
+    controllers: dict[str, Callable[[EnvState], Tensor]] = {}
+    if policy is not None:
+        controllers["policy"] = policy_controller(policy)
+        controllers["policy, exploring"] = policy_controller(policy, generator)
+    shape = (episodes, *(() if env.agents is None else (env.agents,)), len(env.action_labels))
+
+    def chance(state: EnvState) -> Tensor:
+        drawn = torch.rand(shape, generator=generator, dtype=state.observation.dtype)
+        return (2.0 * drawn - 1.0).to(state.observation.device)
+
+    controllers["random actions"] = chance
+    results = {name: play(env, controller, episodes) for name, controller in controllers.items()}
+    wanted = ("reward", *(("return", "length") if env.horizon > 1 else ()), *env.task_measures)
+    columns = {name: PLAYED.get(name, Column(name, 3, form="g")) for name in wanted}
+    told = f"{title}; {episodes} episodes, mean ± standard deviation"
+    (console or terminal.console()).print(table(results, told, columns))
+    return results
+
+
+def table(results: dict[str, Episodes], title: str, columns: dict[str, Column] | None = None) -> Table:
+    """Controllers as rows, measures as columns; ``standing`` only where somebody stands.
+
+    ``columns``: how measures are shown, those that there are; None: ``COLUMNS``.
+    """
     measured = next(iter(results.values())).measures
-    shown = {name: how for name, how in COLUMNS.items() if name in measured}
+    shown = {name: how for name, how in (columns or COLUMNS).items() if name in measured}
     if "standing" in shown and not any(bool(episodes.measures["standing"].any()) for episodes in results.values()):
         del shown["standing"]
     grid = Table(title=title, title_justify="left")
@@ -185,16 +250,17 @@ def table(results: dict[str, Episodes], title: str) -> Table:
     for column in shown.values():
         grid.add_column(column.title, justify="right")
     for name, episodes in results.items():
-        grid.add_row(name, *(_spread(episodes.measures[key], key) for key in shown))
+        grid.add_row(name, *(_spread(episodes.measures[key], key, how) for key, how in shown.items()))
     return grid
 
 
-def _spread(values: Tensor, key: str) -> str:
+def _spread(values: Tensor, key: str, how: Column) -> str:
     if key == "collisions":
         return f"{int(values.sum())}"
-    _, digits, factor = COLUMNS[key]
-    mean, deviation = factor * float(values.mean()), factor * float(values.std()) if len(values) > 1 else 0.0
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    values, form = values.cpu().double(), f".{how.digits}{how.form}"
+    mean = how.factor * float(values.mean())
+    deviation = how.factor * float(values.std()) if len(values) > 1 else 0.0
+    return f"{mean:{form}} ± {deviation:{form}}"
 
 
 def write_csv(path: Path, results: dict[str, Episodes]) -> None:

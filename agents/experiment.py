@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from pydantic import Field
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, Policy, PolicyConfig, PolicySpec
 from trafficgrad.agents.base import Agent
 from trafficgrad.agents.gippo import GIPPOConfig, gippo
+from trafficgrad.agents.lr import LR, LRConfig
+from trafficgrad.agents.lr_rp import LRRP, LRRPConfig
+from trafficgrad.agents.pe import PEConfig
 from trafficgrad.agents.ppo import PPO, PPOConfig, UpdateConfig
 from trafficgrad.agents.rollout import RolloutSettings
 from trafficgrad.agents.rp import RP, RPConfig
-from trafficgrad.config import StrictModel
+from trafficgrad.agents.single_step import SingleStepConfig
+from trafficgrad.agents.trig import TRIG, TRIGConfig
+from trafficgrad.config import StrictModel, apply_override
 from trafficgrad.envs.base import DifferentiableEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
 
@@ -32,10 +38,17 @@ class AgentEntry(NamedTuple):
 
 AGENTS: dict[str, AgentEntry] = {
     "gippo": AgentEntry(GIPPOConfig, gippo),
+    "trig": AgentEntry(TRIGConfig, TRIG),
     "ppo": AgentEntry(PPOConfig, PPO),
+    "lr": AgentEntry(LRConfig, LR),
     "rp": AgentEntry(RPConfig, RP),
+    "lr_rp": AgentEntry(LRRPConfig, LRRP),
+    "pe": AgentEntry(PEConfig, RP),
 }
-AgentConfig = Annotated[GIPPOConfig | PPOConfig | RPConfig, Field(discriminator="kind")]
+AgentConfig = Annotated[
+    GIPPOConfig | TRIGConfig | PPOConfig | LRConfig | RPConfig | LRRPConfig | PEConfig, Field(discriminator="kind")
+]
+FAMILIES = (UpdateConfig, SingleStepConfig)  # agents of one family have settings in common that mean the same
 
 
 class EvaluationConfig(StrictModel):
@@ -60,6 +73,11 @@ class TrainingConfig(StrictModel):
     policy: PolicyConfig = PolicyConfig()
     critic: CriticConfig = CriticConfig()
     agent: AgentConfig = GIPPOConfig()
+    variants: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="other trainings of the same scenario by name, for `--agent NAME`: what differs from this section; "
+        "`agent` is replaced as a whole, `policy`, `critic` and `evaluation` key by key",
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int | None = Field(default=None, ge=1, description="PyTorch threads; null = PyTorch's choice")
     simulator_threads: int | None = Field(
@@ -78,8 +96,16 @@ class TrainingConfig(StrictModel):
     @property
     def rollout(self) -> RolloutSettings:
         """What the rollout needs to know."""
-        decay = self.agent.gae_lambda if isinstance(self.agent, RPConfig) else None
-        return RolloutSettings(self.window, self.gamma, self.gae_lambda if decay is None else decay, self.reward_offset)
+        agent = self.agent
+        decay = agent.gae_lambda if isinstance(agent, RPConfig) else None
+        gradient = agent.gradient_lambda if isinstance(agent, GIPPOConfig | TRIGConfig) else None
+        return RolloutSettings(
+            self.window,
+            self.gamma,
+            self.gae_lambda if decay is None else decay,
+            self.reward_offset,
+            gradient_lambda=0.0 if isinstance(agent, PEConfig) else gradient,
+        )
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -159,10 +185,10 @@ class Experiment:
 
 
 def switch_agent(training: dict[str, Any], kind: str, chosen: Collection[str] = ()) -> dict[str, Any]:
-    """A ``training`` section with another agent.
+    """A ``training`` section with an agent of another kind.
 
-    Agents that share PPO's update keep its settings. A rate that suits PPO's many steps says nothing about an agent of
-    another kind: that one gets its own defaults, but for the keys in ``chosen``.
+    Agents of one family, such as those that share PPO's update, keep its settings. A rate that suits PPO's many steps
+    says nothing about an agent of another family: that one gets its own defaults, but for the keys in ``chosen``.
 
     Args:
         training: the section. kind: of the new agent.
@@ -179,11 +205,47 @@ def switch_agent(training: dict[str, Any], kind: str, chosen: Collection[str] = 
     before, after = AGENTS.get(str(section.get("kind"))), AGENTS[kind]
     if before is None or before is after:
         return {**training, "agent": {**section, "kind": kind}}
-    related = issubclass(before.config, UpdateConfig) and issubclass(after.config, UpdateConfig)
+    related = any(issubclass(before.config, f) and issubclass(after.config, f) for f in FAMILIES)
     kept = set(after.config.model_fields) if related else set(chosen)
     # Only what the old agent knew is dropped: a misspelt key must still be refused.
     dropped = set(before.config.model_fields) - kept
     return {**training, "agent": {**{k: v for k, v in section.items() if k not in dropped}, "kind": kind}}
+
+
+def choose_variant(training: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A ``training`` section with what its variant ``name`` changes.
+
+    Args:
+        training: the section, with ``variants``.
+        name: of the variant.
+        overrides: settings of the command line; those of the training win over the variant's.
+    """
+    changed = {key: value for key, value in training.items() if key != "variants"}
+    for key, value in training["variants"][name].items():
+        merged = key != "agent" and isinstance(value, dict) and isinstance(changed.get(key), dict)
+        changed[key] = changed[key] | value if merged else value
+    whole = copy.deepcopy({"training": changed})
+    for override in overrides:
+        if override.strip().startswith("training."):
+            apply_override(whole, override)
+    return whole["training"]
+
+
+def choose_agent(
+    training: dict[str, Any], name: str, chosen: Collection[str] = (), overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A ``training`` section for ``--agent NAME``: a variant that the section names, or else a kind of agent.
+
+    Raises:
+        TrafficGradError: neither.
+    """
+    variants = training.get("variants", {})
+    if isinstance(variants, dict) and isinstance(variants.get(name), dict):
+        return choose_variant(training, name, overrides)
+    if name not in AGENTS and isinstance(variants, dict) and variants:
+        valid = [*variants, *(kind for kind in AGENTS if kind not in variants)]
+        raise TrafficGradError(f"unknown agent {name!r}{nearest_name(name, valid)}; valid are {', '.join(valid)}")
+    return switch_agent(training, name, chosen)
 
 
 def load_experiment(
@@ -197,7 +259,7 @@ def load_experiment(
 
     Args:
         file: a YAML file, or the name of a shipped scenario.
-        agent: train with this agent instead of the file's.
+        agent: train with this agent instead of the file's: a variant that its training names, or a kind.
         seed: instead of the file's ``training.seed``.
         overrides: dotted ``key=value`` settings, such as ``training.worlds=64``.
         device: instead of the file's ``training.device``.
@@ -212,8 +274,9 @@ def load_experiment(
     scenario = load_scenario(file, overrides)
     training = dict(scenario.training)
     if agent is not None:
-        training = switch_agent(training, agent, scenario.overridden(("training", "agent")))
+        training = choose_agent(training, agent, scenario.overridden(("training", "agent")), overrides)
     training |= {k: v for k, v in (("seed", seed), ("device", device)) if v is not None}
+    training.pop("variants", None)  # chosen; a run's own configuration is one training
     changed = scenario.model_copy(update={"training": training})
     config = changed.validate_training(TrainingConfig)
     device_ = config.resolve_device()

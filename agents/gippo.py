@@ -10,8 +10,8 @@ Where it departs from the authors' released code, and why:
   cannot tip it (F2, F5);
 * every agent bootstraps a time limit from the observation before the reset, and an ended task from nothing (F3, F5);
 * the mixture's density is log-sum-exp of the two, exact for every sample of every minibatch (F6);
-* the regression restores the optimiser with the parameters and shrinks its rate geometrically; PPO has a KL stop
-  instead of retries (F8);
+* the regression restores the optimiser with the parameters (unless ``alpha_restore_moments`` is false) and shrinks its
+  rate geometrically; PPO has a KL stop, or ``retries`` whose rates shrink geometrically too (F8);
 * the variance test looks at each action dimension, not at an n x n determinant (F9);
 * dA/da needs no reweighting by powers of 1 / (gamma lambda) and no start flags; its samples are clipped one by one at a
   quantile, and what is not finite stops the run or is dropped (F10);
@@ -31,7 +31,7 @@ from torch import Tensor
 from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
 from trafficgrad.agents.base import Agent, Metrics
-from trafficgrad.agents.losses import gaussian_log_prob, log_ratio, mixture_log_prob, out_of_range_ratio
+from trafficgrad.agents.losses import gaussian_log_prob, log_ratio, mixture_log_prob, out_of_range_ratio, standardized
 from trafficgrad.agents.ppo import PPO, PPOUpdate, UpdateConfig, adam
 from trafficgrad.agents.rollout import Rollout
 
@@ -60,6 +60,10 @@ class GIPPOConfig(UpdateConfig):
         ge=1,
         description="decisions of one world each, per step of the regression (about); null = all, as published",
     )
+    alpha_restore_moments: bool = Field(
+        default=True,
+        description="an attempt of the regression that failed leaves no trace in Adam; false: as published",
+    )
     alpha_moves_std: bool = Field(
         default=True,
         description="the regression fits the standard deviation too; where noise hurts at once but explores, it "
@@ -75,6 +79,13 @@ class GIPPOConfig(UpdateConfig):
     )
     max_oorr: float = Field(
         default=0.2, gt=0, le=1, description="largest share of importance ratios outside the clipping range"
+    )
+    gradient_lambda: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="decay of the advantage whose gradient is followed: 1 follows the simulator to the window's end "
+        "and asks the critic there only; null = training.gae_lambda, as published",
     )
     gradient_clip_quantile: float = Field(
         default=0.95, gt=0, le=1, description="longer samples of dA/da are cut to this quantile"
@@ -119,6 +130,7 @@ class GIPPO(Agent):
             config.alpha_iterations,
             config.alpha_minibatch,
             config.alpha_moves_std,
+            config.alpha_restore_moments,
         )
         self.bias = BiasTest()
 
@@ -147,23 +159,25 @@ class GIPPO(Agent):
         observation, mean, noise, target = (
             x.flatten(0, 1) for x in (rollout.observation, rollout.mean, rollout.eps, target)
         )
+        begin = mean, rollout.log_std.flatten(0, 1) if actor.tells_std else rollout.log_std
         present = None if rollout.present is None else rollout.present.flatten(0, 1)
-        fit = self.regression.fit(observation, mean, noise, target, present, self.generator)
+        fit = self.regression.fit(observation, begin, noise, target, present, self.generator)
 
         with torch.no_grad():
             mean = fit.mean.view_as(rollout.mean)
-            log_prob = gaussian_log_prob(rollout.action, mean, actor.log_std, actor.free_or_none)
+            log_std = fit.log_std.view_as(rollout.log_std)
+            log_prob = gaussian_log_prob(rollout.action, mean, log_std, actor.free_or_none)
             if rollout.present is not None:
                 log_prob = log_prob.masked_fill(~rollout.present, 0.0)
             counted = rollout.present if config.ratio == "vehicle" else None
             exponent = log_ratio(self.ppo.ratio_shape(log_prob), self.ppo.ratio_shape(rollout.log_prob))
-            centred = rollout.advantage - rollout.advantage.mean()
-            advantage = self.ppo.spread(centred / (rollout.advantage.std() + 1e-8))
-            steady, sigma_ratio = variance_test(actor.log_std, rollout.log_std, config.max_sigma_change)
+            advantage = self.ppo.spread(standardized(rollout.advantage))
+            steady, sigma_ratio = variance_test(log_std, rollout.log_std, config.max_sigma_change)
+            volume = ((log_std - rollout.log_std) * actor.free).sum(-1).flatten()
             shift = (mean - rollout.mean).square().mean().sqrt()
             # mean(A rho) - mean(A) by world: decisions of one world are not independent, worlds are.
             gain = (advantage * (exponent.exp() - 1)).transpose(0, 1).flatten(1).mean(1)
-            improvement, error, oorr, steady_, sigma, moved = torch.stack(
+            improvement, error, oorr, steady_, sigma, moved, determinant = torch.stack(
                 [
                     gain.mean(),
                     gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
@@ -171,6 +185,7 @@ class GIPPO(Agent):
                     steady.to(shift.dtype),
                     sigma_ratio,
                     shift,
+                    volume[volume.abs().argmax()].exp(),
                 ]
             ).tolist()
         unusual, z = self.bias.passes(improvement)
@@ -190,6 +205,7 @@ class GIPPO(Agent):
             "surrogate_error": error,
             "surrogate_z": z,
             "sigma_ratio": sigma,
+            "determinant": determinant,
             "mean_shift": moved,
             "regression_before": fit.before,
             "regression_after": fit.after,
@@ -203,22 +219,12 @@ class GIPPO(Agent):
         The scale is the larger of this batch's and the running root mean square: a burst cannot make a step longer than
         alpha, and where the gradients fade the steps fade with them.
         """
-        assert rollout.action_gradient is not None, "GI-PPO needs a rollout with gradient"
-        actor = self.networks.actor
-        chosen = actor.spec.action_size - len(actor.spec.frozen)
-        clean = clean_gradient(rollout.action_gradient, self.config.gradient_clip_quantile, chosen, rollout.present)
-        median, largest, square, dropped = torch.stack(
-            [clean.median, clean.largest, clean.mean_square, clean.dropped]
-        ).tolist()
+        clean = clean_gradient(rollout, self.config.gradient_clip_quantile, self.networks.actor)
+        metrics = clean.metrics()
+        square = float(clean.mean_square)
         share = self.SCALE_MEMORY if self.mean_square > 0 else 1.0
         self.mean_square += share * (square - self.mean_square)
         scale = max(self.mean_square, square) ** 0.5
-        metrics = {
-            "gradient_norm": median,
-            "gradient_norm_max": largest,
-            "gradient_rms": square**0.5,
-            "gradient_dropped": dropped,
-        }
         if self.config.gradient_scale == "raw" or scale == 0:
             return clean.gradient, metrics
         return clean.gradient / scale, metrics

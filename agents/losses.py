@@ -22,7 +22,7 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor, free: Tenso
     Args:
         action: Tensor, shape (..., A).
         mean: Tensor, shape (..., A).
-        log_std: Tensor, shape (A,).
+        log_std: Tensor, shape (A,) or (..., A).
         free: Tensor, shape (A,), 0 for action dimensions that the policy does not choose (they leave the likelihood),
             1 for the others; None: all are chosen.
 
@@ -33,7 +33,7 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor, free: Tenso
     constant = log_std + 0.5 * LOG_2PI
     if free is not None:
         square, constant = square * free, constant * free
-    return -0.5 * square.sum(-1) - constant.sum()
+    return -0.5 * square.sum(-1) - constant.sum(-1)
 
 
 def mean(x: Tensor, present: Tensor | None) -> Tensor:
@@ -42,6 +42,17 @@ def mean(x: Tensor, present: Tensor | None) -> Tensor:
         return x.mean()
     weight = present.to(x.dtype)
     return (x * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def spread(advantage: Tensor) -> Tensor:
+    """Standard deviation of ``advantage`` over all its samples, [], never quite 0."""
+    # Double precision is there for tasks whose rewards end far below 1e-8.
+    return advantage.std() + (1e-8 if advantage.dtype == torch.float32 else 1e-30)
+
+
+def standardized(advantage: Tensor) -> Tensor:
+    """``advantage`` with mean 0 and standard deviation 1; all 0 where it does not vary."""
+    return (advantage - advantage.mean()) / spread(advantage)
 
 
 def joint(log_prob: Tensor, vehicles: bool) -> Tensor:

@@ -4,29 +4,32 @@ Several vehicles may share one policy. Their joint likelihood is the product ove
 the team's. ``ratio: vehicle`` clips each vehicle's importance ratio by itself (a vehicle whose action became unlikely
 does not silence the others); ``ratio: joint`` clips the product.
 
-Where a step went too far the KL stop (``target_kl``) ends the update; there are no retries with restored weights, which
-would reuse moments of the failed attempt and could only ever lower the learning rate (defect F8 of the original code).
+Where a step went too far the KL stop (``target_kl``) ends the update, or ``schedule: kl`` takes shorter ones from then
+on. ``retries`` are the "stable PPO" of Son et al. (2023), for comparisons: what a failed attempt left in Adam's moments
+stays, as published, and the rate shrinks from attempt to attempt, which it did not (F8). It can only ever fall.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trafficgrad.agents.actor_critic import ActorCritic
-from trafficgrad.agents.base import Agent, Metrics
+from trafficgrad.agents.base import Agent, Metrics, spread_of_policy
 from trafficgrad.agents.losses import (
     approximate_kl,
     clipped_surrogate_loss,
     joint,
     log_ratio,
     out_of_range_ratio,
-    value_loss,
+    standardized,
 )
 from trafficgrad.agents.rollout import Rollout
+from trafficgrad.agents.value_fit import fit_critic
 from trafficgrad.config import StrictModel
 
 
@@ -35,21 +38,47 @@ class UpdateConfig(StrictModel):
 
     learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate for the policy")
     critic_learning_rate: float = Field(default=5e-4, gt=0, description="Adam's rate for the critic")
-    schedule: Literal["constant", "linear"] = Field(
-        default="constant", description="linear: both rates fall to 0 over the budget"
+    schedule: Literal["constant", "linear", "kl"] = Field(
+        default="constant",
+        description="linear: both rates fall to 0 over the budget; kl: the policy's grows and shrinks so that an "
+        "update moves the policy by target_kl",
     )
     clip: float = Field(default=0.2, gt=0, lt=1, description="the importance ratio is clipped to 1 +- clip")
     ratio: Literal["vehicle", "joint"] = Field(
         default="vehicle", description="clip each vehicle's ratio, or their product"
     )
-    epochs: int = Field(default=5, ge=1, description="passes over the rollout")
+    epochs: int = Field(default=5, ge=0, description="passes over the rollout; 0: this update is left out")
     minibatch: int = Field(default=400, ge=1, description="decisions of one world each, per gradient step (about)")
     max_gradient_norm: float = Field(
         default=0.5, gt=0, description="the gradients of policy and critic are scaled down to it"
     )
     target_kl: float | None = Field(
-        default=None, gt=0, description="end the update when the policy moved further; null = never"
+        default=None,
+        gt=0,
+        description="end the update when the policy moved further (with schedule: kl twice as far); null = never",
     )
+    retries: int = Field(
+        default=0,
+        ge=0,
+        description="times that an update which made its own loss worse is taken back and tried again with a smaller "
+        'rate ("stable PPO"); after that it is left out, and later ones begin with a smaller rate',
+    )
+    critic_epochs: int | None = Field(
+        default=None,
+        ge=0,
+        description="passes of the critic over the rollout, on its own; null = in the policy's minibatches",
+    )
+    critic_minibatch: int = Field(
+        default=512, ge=1, description="decisions of one world each, per step of a critic on its own (about)"
+    )
+
+    @model_validator(mode="after")
+    def _rates_by_kl(self) -> UpdateConfig:
+        if self.schedule == "kl" and self.target_kl is None:
+            raise ValueError("schedule: kl needs target_kl, such as 0.01")
+        if self.retries and self.critic_epochs is None:
+            raise ValueError("retries need a critic on its own: set critic_epochs")
+        return self
 
 
 class PPOConfig(UpdateConfig):
@@ -65,15 +94,50 @@ def adam(parameters: Any, learning_rate: float, betas: tuple[float, float] = (0.
     return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
 
 
+class _Batch(NamedTuple):
+    """Samples of a rollout, or some of them, [S, ...] each."""
+
+    observation: Tensor
+    action: Tensor
+    advantage: Tensor
+    old: Tensor  # log-density below the importance ratio, as the ratio needs it
+    target: Tensor  # of the critic
+    present: Tensor | None
+    counted: Tensor | None  # of the ratios
+
+    def rows(self, rows: Tensor) -> _Batch:
+        """Some of the samples."""
+        return _Batch(*(None if x is None else x[rows] for x in self))  # type: ignore[arg-type]
+
+
+class _Epochs(NamedTuple):
+    """How the passes over a rollout went; [] each."""
+
+    passes: int
+    first: Tensor  # policy's loss, mean over the first epoch
+    last: Tensor  # over the last
+    loss: Tensor  # over all
+    critic_loss: Tensor
+    kl: Tensor  # of the last epoch, and so on
+    clipped: Tensor
+    norm: Tensor  # of the policy's gradients
+
+
 class PPOUpdate:
     """Shuffled minibatch epochs on the clipped surrogate and the critic's squared error, from one rollout."""
+
+    RATE_FACTOR = 1.5  # of the policy's rate, with schedule: kl
+    RATE_BOUNDS = (1e-12, 1e-2)
 
     def __init__(self, config: UpdateConfig, networks: ActorCritic, generator: torch.Generator) -> None:
         self.config = config
         self.networks = networks
         self.generator = generator
         self.actor_optimizer = adam(networks.actor.parameters(), config.learning_rate)
-        self.critic_optimizer = adam(networks.critic.parameters(), config.critic_learning_rate)
+        # A critic on its own takes many steps: it forgets quickly what it aimed at before (the paper's memories).
+        betas = (0.9, 0.999) if config.critic_epochs is None else (0.7, 0.95)
+        self.critic_optimizer = adam(networks.critic.parameters(), config.critic_learning_rate, betas)
+        self.rate = config.learning_rate  # of the policy, before any linear schedule
 
     def ratio_shape(self, log_prob: Tensor) -> Tensor:
         """Log-likelihoods as the ratio needs them: per vehicle [T, B, C], or per world [T, B]."""
@@ -93,81 +157,130 @@ class PPOUpdate:
             progress: share of the budget spent, for the schedule.
         """
         config, networks = self.config, self.networks
-        actor, critic = networks.actor, networks.critic
-        actor_parameters, critic_parameters = list(actor.parameters()), list(critic.parameters())
         remaining = 1.0 - progress if config.schedule == "linear" else 1.0
-        self.actor_optimizer.param_groups[0]["lr"] = config.learning_rate * remaining
+        used = self.rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = config.critic_learning_rate * remaining
-
-        normalized = (rollout.advantage - rollout.advantage.mean()) / (rollout.advantage.std() + 1e-8)
-        advantage = self.spread(normalized).flatten(0, 1)
-        observation, action = rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1)
-        old, target = self.ratio_shape(density).flatten(0, 1), rollout.return_.flatten(0, 1)
         present = None if rollout.present is None else rollout.present.flatten(0, 1)
-        counted = present if config.ratio == "vehicle" else None  # of the ratios; absent vehicles leave the joint one
-        samples = target.shape[0]
-        batches = max(1, round(samples / config.minibatch))
-        losses, errors, norms = [], [], []
+        batch = _Batch(
+            rollout.observation.flatten(0, 1),
+            rollout.action.flatten(0, 1),
+            self.spread(standardized(rollout.advantage)).flatten(0, 1),
+            self.ratio_shape(density).flatten(0, 1),
+            rollout.return_.flatten(0, 1),
+            present,
+            present if config.ratio == "vehicle" else None,  # absent vehicles leave the joint ratio by themselves
+        )
+        error = None
+        if config.critic_epochs is None:
+            networks.critic.update_scale(batch.target)
+        else:
+            error = fit_critic(
+                networks,
+                self.critic_optimizer,
+                rollout,
+                config.critic_epochs,
+                config.critic_minibatch,
+                config.max_gradient_norm,
+                self.generator,
+            )
+        kept = {name: x.clone() for name, x in networks.actor.state_dict().items()} if config.retries else {}
+        for attempt in range(config.retries + 1):
+            self.actor_optimizer.param_groups[0]["lr"] = used / self.RATE_FACTOR**attempt
+            epochs = self._epochs(batch)
+            if not config.retries or not epochs.last > epochs.first:
+                break
+            networks.actor.load_state_dict(kept)
+        else:
+            self.rate /= self.RATE_FACTOR
+        networks.follow()
+        explained = 1 - (rollout.return_ - rollout.value).var() / (rollout.return_.var() + 1e-8)
+        if error is None:
+            error = epochs.critic_loss
+        numbers = torch.stack([epochs.loss, error, epochs.kl, epochs.clipped, epochs.norm, explained]).tolist()
+        names = ("actor_loss", "critic_loss", "kl", "clipped", "actor_gradient_norm", "explained_variance")
+        if config.schedule == "kl":
+            self._adapt(numbers[2])
+        return {
+            **dict(zip(names, numbers, strict=True)),
+            "epochs": float(epochs.passes),
+            **spread_of_policy(rollout),
+            "learning_rate": used,
+        }
+
+    def _epochs(self, batch: _Batch) -> _Epochs:
+        """Pass over the samples, again and again, one step a minibatch."""
+        config, networks = self.config, self.networks
+        actor, critic = networks.actor, networks.critic
+        together = config.critic_epochs is None
+        actor_parameters = list(actor.parameters())
+        critic_parameters = list(critic.parameters()) if together else []
+        samples = len(batch.target)
+        nothing = batch.target.new_full((), math.nan)
+        losses: list[list[Tensor]] = []  # of each epoch
+        errors, norms = ([], []) if config.epochs else ([nothing], [nothing])
         exponents: list[Tensor] = []
-        shown: Tensor | None = None
-        kl = torch.zeros((), device=target.device, dtype=target.dtype)
-        epochs = 0
+        kl, clipped = batch.target.new_zeros(()), batch.target.new_zeros(())
+        farthest = math.inf if config.target_kl is None else config.target_kl * (2 if config.schedule == "kl" else 1)
         for _ in range(config.epochs):
-            order = torch.randperm(samples, generator=self.generator, device=target.device)
-            exponents = []
-            for rows in order.tensor_split(batches):
-                batch = observation[rows]
-                log_prob = actor.log_prob(batch, action[rows])
-                if present is not None:
-                    log_prob = log_prob.masked_fill(~present[rows], 0.0)
-                exponent = log_ratio(self.ratio_shape(log_prob), old[rows])
-                weights = None if counted is None else counted[rows]
-                actor_loss = clipped_surrogate_loss(exponent, advantage[rows], config.clip, weights)
-                critic_loss = value_loss(critic(networks.flatten(batch)), target[rows])
-                gradients = torch.autograd.grad(actor_loss + critic_loss, actor_parameters + critic_parameters)
+            order = torch.randperm(samples, generator=self.generator, device=batch.target.device)
+            exponents, epoch = [], []
+            for rows in order.tensor_split(max(1, round(samples / config.minibatch))):
+                part = batch.rows(rows)
+                log_prob = actor.log_prob(part.observation, part.action)
+                if part.present is not None:
+                    log_prob = log_prob.masked_fill(~part.present, 0.0)
+                exponent = log_ratio(self.ratio_shape(log_prob), part.old)
+                loss = actor_loss = clipped_surrogate_loss(exponent, part.advantage, config.clip, part.counted)
+                if together:
+                    critic_loss = critic.loss(networks.flatten(part.observation), part.target)
+                    loss = actor_loss + critic_loss
+                    errors.append(critic_loss.detach())
+                gradients = torch.autograd.grad(loss, actor_parameters + critic_parameters)
                 for parameter, gradient in zip(actor_parameters + critic_parameters, gradients, strict=True):
                     parameter.grad = gradient
                 norms.append(nn.utils.clip_grad_norm_(actor_parameters, config.max_gradient_norm))
-                nn.utils.clip_grad_norm_(critic_parameters, config.max_gradient_norm)
                 self.actor_optimizer.step()
-                self.critic_optimizer.step()
+                if together:
+                    nn.utils.clip_grad_norm_(critic_parameters, config.max_gradient_norm)
+                    self.critic_optimizer.step()
                 actor.project()
-                losses.append(actor_loss.detach())
-                errors.append(critic_loss.detach())
+                epoch.append(actor_loss.detach())
                 exponents.append(exponent.detach())
-            epochs += 1
-            shown = None if counted is None else counted[order]
-            kl = approximate_kl(torch.cat(exponents), shown)
-            if config.target_kl is not None and float(kl) > config.target_kl:
+            losses.append(epoch)
+            counted = None if batch.counted is None else batch.counted[order]
+            whole = torch.cat(exponents)
+            kl, clipped = approximate_kl(whole, counted), out_of_range_ratio(whole, config.clip, counted)
+            if math.isfinite(farthest) and float(kl) > farthest:
                 break
-        explained = 1 - (rollout.return_ - rollout.value).var() / (rollout.return_.var() + 1e-8)
-        numbers = torch.stack(
-            [
-                torch.stack(losses).mean(),
-                torch.stack(errors).mean(),
-                kl,
-                out_of_range_ratio(torch.cat(exponents), config.clip, shown),
-                torch.stack(norms).mean(),
-                explained,
-            ]
-        ).tolist()
-        names = ("actor_loss", "critic_loss", "kl", "clipped", "actor_gradient_norm", "explained_variance")
-        log_std = actor.log_std.detach().tolist()
-        return {
-            **dict(zip(names, numbers, strict=True)),
-            "epochs": float(epochs),
-            **{f"log_std_{i}": x for i, x in enumerate(log_std)},
-            "learning_rate": config.learning_rate * remaining,
-        }
+        every = [loss for epoch in losses for loss in epoch] or [nothing]
+        first, last = (torch.stack(losses[i]).mean() if losses else nothing for i in (0, -1))
+        critic_loss = torch.stack(errors).mean() if errors else nothing
+        return _Epochs(len(losses), first, last, torch.stack(every).mean(), critic_loss, kl, clipped,
+                       torch.stack(norms).mean())  # fmt: skip
+
+    def _adapt(self, kl: float) -> None:
+        """The next update shall move the policy by ``target_kl``, about."""
+        assert self.config.target_kl is not None
+        if kl > 2 * self.config.target_kl:
+            self.rate /= self.RATE_FACTOR
+        elif kl < 0.5 * self.config.target_kl:
+            self.rate *= self.RATE_FACTOR
+        low, high = self.RATE_BOUNDS
+        self.rate = min(max(self.rate, low), high)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both optimisers."""
-        return {"actor": self.actor_optimizer.state_dict(), "critic": self.critic_optimizer.state_dict()}
+        """Both optimisers and the policy's rate."""
+        return {
+            "actor": self.actor_optimizer.state_dict(),
+            "critic": self.critic_optimizer.state_dict(),
+            "rate": self.rate,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.actor_optimizer.load_state_dict(state["actor"])
         self.critic_optimizer.load_state_dict(state["critic"])
+        self.rate = float(state["rate"])
 
 
 class PPO(Agent):

@@ -32,6 +32,7 @@ class RolloutSettings:
     gamma: float  # discount per decision
     gae_lambda: float  # decay of the generalised advantage
     reward_offset: float = 0.0  # subtracted from every reward before learning
+    gradient_lambda: float | None = None  # decay of the advantage whose gradient is taken; None: gae_lambda
 
 
 @register_record
@@ -53,7 +54,7 @@ class Rollout:
     action: Tensor  # [T, B, C, A], before any squashing
     eps: Tensor  # [T, B, C, A], action = mean + std * eps
     mean: Tensor  # [T, B, C, A]
-    log_std: Tensor  # [A]
+    log_std: Tensor  # [A], or [T, B, C, A] where the network tells it
     log_prob: Tensor  # [T, B, C], per vehicle; the joint likelihood is the sum over C
     value: Tensor  # [T, B]
     next_value: Tensor  # [T, B], of the observation before any reset; 0 where the task ended
@@ -124,22 +125,26 @@ def collect(
     """
     carry = detach(carry)
     env_state = carry.env_state
-    factor = settings.gamma * settings.gae_lambda
+    decay = settings.gae_lambda if settings.gradient_lambda is None else settings.gradient_lambda
+    factor = settings.gamma * decay
     worlds = env_state.elapsed.shape[0]
     actor, normalizer = networks.actor, networks.normalizer
-    log_std = actor.log_std.detach()
-    std = log_std.exp()
+    std = actor.log_std.detach().exp()
     raw, seen, finals, actions, noises, means, rewards, ends, limits, terms = ([] for _ in range(10))
+    spreads: list[Tensor] = []
     there: list[Tensor] = []
     episode_return, episode_length = carry.episode_return, carry.episode_length
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.set_grad_enabled(gradient):
         for _ in range(settings.window):
             observation = normalizer(env_state.observation)
-            mean = actor(observation)
+            mean, log_std = actor.distribution(observation)
             eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
             if actor.free_or_none is not None:
                 eps = eps * actor.free
+            if actor.tells_std:
+                spreads.append(log_std.detach())
+                std = log_std.exp()
             action = torch.addcmul(mean, std, eps)
             noise = env.sample_noise(worlds, generator)
             elapsed = env_state.elapsed
@@ -149,7 +154,7 @@ def collect(
                 there.append(now)
             env_state, transition = env.step(env_state, actor.squash(action), noise)
             if gradient:
-                env_state = scale_gradients(env_state, factor)
+                env_state = scale_gradients(env_state, factor) if factor else detach(env_state)
             seen.append(observation)
             finals.append(transition.final_observation)
             actions.append(action)
@@ -172,10 +177,10 @@ def collect(
         # otherwise turn 0 * NaN into a NaN on the way back.
         ended = terminated.view(*terminated.shape, *([1] * (final.dim() - terminated.dim())))
         final = final.masked_fill(ended, 0.0)
-        next_value = networks.critic(networks.flatten(normalizer(final))).masked_fill(terminated, 0.0)
+        next_value = networks.value(normalizer(final)).masked_fill(terminated, 0.0)
         with torch.no_grad():
             observations = torch.stack(seen)
-            value = networks.critic(networks.flatten(observations))
+            value = networks.value(observations)
         action_gradient = None
         if gradient:
             # The value of what was acted on is that of the decision before, damped on the way, unless a reset lies
@@ -192,6 +197,7 @@ def collect(
     )
     action, mean = torch.stack(actions).detach(), torch.stack(means)
     present = torch.stack(there) if there else None
+    log_std = torch.stack(spreads) if spreads else actor.log_std.detach().clone()
     log_prob = gaussian_log_prob(action, mean, log_std, actor.free_or_none)
     complete, returns, lengths = (torch.stack(x) for x in zip(*finished, strict=True))
     rollout = Rollout(
@@ -200,7 +206,7 @@ def collect(
         action=action,
         eps=torch.stack(noises),
         mean=mean,
-        log_std=log_std.clone(),
+        log_std=log_std,
         log_prob=log_prob if present is None else log_prob.masked_fill(~present, 0.0),
         value=value,
         next_value=next_value,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from trafficgrad.agents.actor_critic import ActorCritic
-from trafficgrad.agents.losses import value_loss
 from trafficgrad.agents.rollout import Rollout
 
 
@@ -27,17 +28,18 @@ def fit_critic(
         generator: source of the shuffling.
 
     Returns:
-        Mean loss, Tensor [].
+        Mean loss, Tensor []; NaN without epochs.
     """
     critic = networks.critic
     parameters = list(critic.parameters())
     observation = networks.flatten(rollout.observation).flatten(0, 1)
     target = rollout.return_.flatten()
-    losses = []
+    critic.update_scale(target)
+    losses = [] if epochs else [target.new_full((), math.nan)]
     for _ in range(epochs):
         order = torch.randperm(len(target), generator=generator, device=target.device)
         for rows in order.tensor_split(max(1, round(len(target) / minibatch))):
-            loss = value_loss(critic(observation[rows]), target[rows])
+            loss = critic.loss(observation[rows], target[rows])
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
             nn.utils.clip_grad_norm_(parameters, max_gradient_norm)

@@ -21,6 +21,7 @@ except ImportError as error:
     raise TrafficGradError(f"drawing needs pygame, which cannot be imported ({error}): pip install pygame") from error
 
 from trafficgrad.render.camera import Camera
+from trafficgrad.render.compare_plots import comparison_figure
 from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
 from trafficgrad.render.gradient_plots import gradient_check_figure
 from trafficgrad.render.map import draw_network
@@ -38,6 +39,7 @@ __all__ = [
     "TrajectoryFrames",
     "can_open_window",
     "caption_text",
+    "comparison_figure",
     "draw_network",
     "draw_state",
     "frame_times",

@@ -58,8 +58,11 @@ def test_schema_is_json(command):
     code, out, _ = command("schema")
     assert code == 0
     schema = json.loads(out)
-    assert schema["additionalProperties"] is False
-    assert "IDMConfig" in schema["$defs"]
+    sections = schema["$defs"]
+    for model in ("TrafficScenario", "FunctionScenario", "TrainingConfig"):
+        assert sections[model]["additionalProperties"] is False
+    assert "IDMConfig" in sections
+    assert sections["FunctionScenario"]["properties"]["training"] == {"$ref": "#/$defs/TrainingConfig"}
 
 
 @pytest.mark.parametrize(

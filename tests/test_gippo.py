@@ -209,10 +209,14 @@ def test_variance_test_is_per_dimension():
 
 
 def test_gradients_are_clipped_per_sample_and_cleaned():
+    agent, rollout = agent_and_rollout()
     gradient = torch.ones(10, 10, 1, 2, dtype=torch.float64)
     gradient[0, 0] = 1e6
     gradient[1, 1, 0, 0] = float("nan")
-    clean = clean_gradient(gradient, 0.95, 2)
+    rollout = dataclasses.replace(rollout, action_gradient=gradient)
+    clean = clean_gradient(rollout, 0.95, agent.networks.actor)
+    variance = torch.where(gradient.isfinite().all(-1, keepdim=True), gradient, 0.0).flatten(0, -2).var(0, correction=0)
+    assert clean.variance.item() == pytest.approx(variance.sum().item())
     norm = clean.gradient.norm(dim=-1)
     assert norm[0, 0].item() == pytest.approx(math.sqrt(2)) and norm[1, 1] == 0
     assert clean.dropped.item() == pytest.approx(0.01) and clean.median.item() == pytest.approx(math.sqrt(2))
@@ -240,12 +244,13 @@ def test_a_failed_regression_restores_parameters_and_moments():
     optimizer = adam(actor.parameters(), 1e-3, betas=(0.7, 0.95))
     regression = AlphaRegression(actor, optimizer, 1e-3, 4)
     target = rollout.action + 0.1
-    parts = (rollout.observation, rollout.mean, rollout.eps, target)
+    parts = (rollout.observation, (rollout.mean, rollout.log_std), rollout.eps, target)
     fit = regression.fit(*parts)
     assert fit.converged and fit.attempts == 1 and regression.learning_rate == 1e-3
     weights, moments = copy.deepcopy(actor.state_dict()), copy.deepcopy(optimizer.state_dict())
     regression.learning_rate = 1e6
-    fit = regression.fit(rollout.observation, actor(rollout.observation).detach(), *parts[2:])
+    begin = actor(rollout.observation).detach(), actor.log_std.detach()
+    fit = regression.fit(rollout.observation, begin, *parts[2:])
     assert not fit.converged and fit.attempts == AlphaRegression.ATTEMPTS
     assert regression.learning_rate == pytest.approx(1e6 / 1.5)
     assert all(torch.equal(weights[name], value) for name, value in actor.state_dict().items())
@@ -257,7 +262,8 @@ def test_a_rate_that_is_too_bold_is_shrunk_until_it_fits():
     networks, rollout = networks_and_rollout(gradient=True)
     optimizer = adam(networks.actor.parameters(), 1.0, betas=(0.7, 0.95))
     regression = AlphaRegression(networks.actor, optimizer, 0.3, 3)
-    fit = regression.fit(rollout.observation, rollout.mean, rollout.eps, rollout.action + 0.05)
+    begin = rollout.mean, rollout.log_std
+    fit = regression.fit(rollout.observation, begin, rollout.eps, rollout.action + 0.05)
     assert fit.converged and fit.attempts > 1 and fit.after < fit.before
     assert regression.learning_rate == 0.3  # the next call starts from the configured rate again
 

@@ -108,7 +108,10 @@ def test_all_three_agree_on_one_lane(wrt):
 
 def test_a_halved_gradient_is_found():
     env = ring()
-    honest = Driver("plan", lambda s: s.traffic.speed.new_zeros(s.traffic.worlds, 1, 1), torch.tensor(0.3), lambda x: x)
+    noise = torch.tensor(0.3)
+    honest = Driver(
+        "plan", lambda s: s.traffic.speed.new_zeros(s.traffic.worlds, 1, 1), lambda s: noise, squash=lambda x: x
+    )
     halved = dataclasses.replace(honest, squash=lambda x: scale_gradient(x, 0.5))
     goal = objective(env, TINY, halved)
     free = goal.parameters.free(goal.windows.start)

@@ -59,7 +59,9 @@ LAYERS: dict[str, str] = {
     "trafficgrad.scenario_demand": "scenario",
     "trafficgrad.placement": "scenario",
     "trafficgrad.warmup_cache": "scenario",
+    "trafficgrad.scenario_base": "scenario",
     "trafficgrad.traffic_scenario": "scenario",
+    "trafficgrad.function_scenario": "scenario",
     "trafficgrad.scenario_config": "scenario",
     "trafficgrad.scenario_reference": "scenario",
     "trafficgrad.control": "control",
@@ -100,6 +102,7 @@ RESERVED = {
     "matplotlib": {"render"},
     "imageio": {"render"},
     "gymnasium": {"envs"},
+    "joblib": {"agents"},
     "typer": {"cli"},
     "rich": {"foundation", "agents", "studies"},  # foundation: trafficgrad.terminal alone
     "libsumo": {"studies"},

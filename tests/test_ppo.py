@@ -1,5 +1,6 @@
 """PPO: its losses and one whole update against independent implementations, ratios, schedules, stops."""
 
+import copy
 import dataclasses
 import math
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from toy_env import ToyEnv
 
-from trafficgrad.agents.actor_critic import LOG_STD_BOUNDS, ActorCritic, CriticConfig, PolicyConfig, PolicySpec
+from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, PolicyConfig, PolicySpec
 from trafficgrad.agents.losses import (
     approximate_kl,
     clipped_surrogate_loss,
@@ -112,7 +113,7 @@ def test_log_std_stays_in_its_bounds_and_comes_back():
     networks, rollout = networks_and_rollout(log_std=[1.0, -5.0])
     rollout = dataclasses.replace(rollout, advantage=torch.randn_like(rollout.advantage))
     update(networks, rollout, learning_rate=0.5, max_gradient_norm=10.0, minibatch=32)
-    low, high = LOG_STD_BOUNDS
+    low, high = networks.spec.config.log_std_bounds
     assert ((networks.actor.log_std >= low) & (networks.actor.log_std <= high)).all()
     assert networks.actor.log_std.requires_grad
     with pytest.raises(TrafficGradError, match="log_std"):
@@ -155,3 +156,37 @@ def test_joint_network_sees_the_other_vehicles():
     assert torch.equal(shared.actor(seen)[:, 0], shared.actor(changed)[:, 0])
     assert not torch.equal(joint_.actor(seen)[:, 0], joint_.actor(changed)[:, 0])
     assert joint_.actor(seen).shape == shared.actor(seen).shape == (8, 2, 2)
+
+
+def test_the_policys_rate_follows_the_kl():
+    """It grows while updates move the policy by less than half of target_kl, and shrinks beyond twice of it."""
+    rates = {}
+    for target in (1e-9, 1e3):
+        networks, rollout = networks_and_rollout()
+        agent = PPO(PPOConfig(schedule="kl", target_kl=target, minibatch=32), networks, torch.Generator())
+        used = [agent.update(rollout)["learning_rate"] for _ in range(3)]
+        rates[target] = used
+        other = PPO(PPOConfig(schedule="kl", target_kl=target), networks, torch.Generator())
+        other.load_state_dict(copy.deepcopy(agent.state_dict()))
+        assert other.ppo.rate == agent.ppo.rate != used[0]
+    assert rates[1e-9] == pytest.approx([5e-4, 5e-4 / 1.5, 5e-4 / 1.5**2])
+    assert rates[1e3] == pytest.approx([5e-4, 5e-4 * 1.5, 5e-4 * 1.5**2])
+    with pytest.raises(ValueError, match="target_kl"):
+        PPOConfig(schedule="kl")
+
+
+def test_the_critic_may_be_fitted_on_its_own():
+    together, rollout = networks_and_rollout()
+    alone, none = copy.deepcopy(together), copy.deepcopy(together)
+    for networks, epochs in ((alone, 4), (none, 0)):
+        config = PPOConfig(critic_epochs=epochs, critic_minibatch=16, minibatch=32)
+        metrics = PPO(config, networks, torch.Generator().manual_seed(0)).update(rollout)
+        assert math.isnan(metrics["critic_loss"]) == (epochs == 0)
+    PPO(PPOConfig(minibatch=32), together, torch.Generator().manual_seed(0)).update(rollout)
+
+    def error(networks):
+        return (networks.value(rollout.observation) - rollout.return_).square().mean()
+
+    assert error(alone) < error(none)
+    fresh, _ = networks_and_rollout()
+    assert error(none) == error(fresh)

@@ -19,7 +19,10 @@ from trafficgrad.tree import index
 
 RINGS = ("ring_1lane", "ring_4lane", "ring_4lane_hard", "ring_4lane_waves")
 NETWORKS = ("bottleneck", "figure_eight", "grid_3x3", "highway_truck", "intersection", "merge", "midtown", "roundabout")
-SHIPPED = tuple(sorted((*(f"pace_car_{lanes}lane" for lanes in (1, 2, 3, 4, 10)), *RINGS, *NETWORKS)))
+PACE_CARS = tuple(f"pace_car_{lanes}lane" for lanes in (1, 2, 3, 4, 10))
+FUNCTIONS = ("ackley_1", "ackley_64", "dejong_1", "dejong_64")
+TRAFFIC = tuple(sorted((*PACE_CARS, *RINGS, *NETWORKS)))
+SHIPPED = tuple(sorted((*TRAFFIC, *FUNCTIONS)))
 
 
 def test_overrides_replace_settings():
@@ -67,7 +70,7 @@ def test_resolved_yaml_loads_to_an_equal_scenario(name):
     again = parse_scenario(scenario.to_yaml(), "resolved")
     assert again == scenario
     assert again.to_yaml() == scenario.to_yaml()
-    assert again != load_scenario(name, ["pool_size=7"])
+    assert again != load_scenario(name, ["dimension=7" if name in FUNCTIONS else "pool_size=7"])
 
 
 def test_names_of_shipped_scenarios(tmp_path, monkeypatch):
@@ -78,12 +81,16 @@ def test_names_of_shipped_scenarios(tmp_path, monkeypatch):
     assert load_scenario("ring_4lane").name == "small"  # a file that is there comes first
     listed = dict(list_scenarios())
     assert tuple(listed) == SHIPPED
+    assert tuple(dict(list_scenarios("traffic"))) == TRAFFIC
+    assert tuple(dict(list_scenarios("function"))) == FUNCTIONS
     assert all(text.endswith(".") and "\n" not in text for text in listed.values())
 
 
 def test_schema_describes_every_setting():
     schema = json_schema()
-    assert schema["properties"]["kind"]["const"] == "traffic"
+    assert [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]] == ["TrafficScenario", "FunctionScenario"]
+    assert schema["$defs"]["TrafficScenario"]["properties"]["kind"]["const"] == "traffic"
+    assert schema["$defs"]["FunctionScenario"]["properties"]["kind"]["const"] == "function"
     for name, model in schema["$defs"].items():
         if name == "Placement" or "kind" in model["properties"] or name.endswith("Config"):
             for key, field in model["properties"].items():

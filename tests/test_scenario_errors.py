@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ("reward.1.target=3", ["1 entries", "'1'"]),
         ("reward.0.target=-3", ["reward.0.target", "greater than 0"]),
         ("network=3", ["network", "mapping"]),
-        ("kind=function", ["kind", "traffic"]),
+        ("kind=functional", ["kind", "traffic", "did you mean 'function'"]),
     ],
 )
 def test_a_bad_override_is_refused(override, parts):

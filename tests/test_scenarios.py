@@ -11,24 +11,27 @@ from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffi
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import AGENTS, load_experiment
 from trafficgrad.agents.train import train
-from trafficgrad.scenario_config import list_scenarios, load_scenario
+from trafficgrad.scenario_config import SCENARIO_KINDS, list_scenarios, load_scenario
 
-SMALL = (
-    "simulation.warmup_steps=10", "pool_size=4", "training.worlds=2", "training.window=4", "training.decisions=16",
-    "training.evaluation.worlds=1", "simulation.horizon_steps=20",
-)  # fmt: skip
+SHORT = ("training.worlds=2", "training.window=4", "training.decisions=16", "training.evaluation.worlds=1")
+SMALL = ("simulation.warmup_steps=10", "pool_size=4", *SHORT, "simulation.horizon_steps=20")
 UNCONTROLLED = ("midtown",)  # nothing to learn there
-NAMES = [name for name, _ in list_scenarios() if name not in UNCONTROLLED]
+SETTINGS = {"traffic": SMALL, "function": SHORT}
+SCENARIOS = [(kind, name) for kind in SCENARIO_KINDS for name, _ in list_scenarios(kind) if name not in UNCONTROLLED]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.mark.parametrize("agent", list(AGENTS))
-@pytest.mark.parametrize("name", NAMES)
-def test_every_scenario_trains_with_every_agent(name: str, agent: str, tmp_path: Path) -> None:
-    result = train(load_experiment(name, agent, 1, SMALL), tmp_path / "run", progress=False)
+@pytest.mark.parametrize(("kind", "name"), SCENARIOS)
+def test_every_scenario_trains_with_every_agent(kind: str, name: str, agent: str, tmp_path: Path) -> None:
+    result = train(load_experiment(name, agent, 1, SETTINGS[kind]), tmp_path / "run", progress=False)
     assert result.iterations == 2 and result.decisions == 16
     assert (tmp_path / "run" / "best.pt").is_file()
     assert load_run(tmp_path / "run").scenario.name == name
+
+
+def test_every_shipped_scenario_is_of_a_known_kind() -> None:
+    assert sorted(name for kind in SCENARIO_KINDS for name, _ in list_scenarios(kind)) == sorted(dict(list_scenarios()))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from trafficgrad.agents import NonFiniteError
 from trafficgrad.agents.checkpoint import load_checkpoint, load_policy
 from trafficgrad.agents.experiment import Experiment, TrainingConfig, load_experiment, switch_agent
 from trafficgrad.agents.logging import MetricsFile
+from trafficgrad.agents.lr import LRConfig
+from trafficgrad.agents.ppo import PPOConfig
 from trafficgrad.agents.rp import RPConfig
 from trafficgrad.agents.train import train
 from trafficgrad.errors import TrafficGradError
@@ -21,7 +23,10 @@ WORLDS, WINDOW = 8, 6
 SMALL_AGENTS = {
     "gippo": {"kind": "gippo", "minibatch": 16, "epochs": 2},
     "ppo": {"kind": "ppo", "minibatch": 16, "epochs": 2},
-    "rp": {"kind": "rp", "critic_minibatch": 16, "critic_epochs": 2, "schedule": "constant"},
+    **{
+        kind: {"kind": kind, "critic_minibatch": 16, "critic_epochs": 2, "schedule": "constant"}
+        for kind in ("lr", "rp", "lr_rp", "pe")
+    },
 }
 
 
@@ -99,7 +104,10 @@ def test_the_run_folder(tmp_path):
 @pytest.mark.parametrize("vehicles", [2, None])
 def test_it_learns(tmp_path, agent, vehicles):
     settings = {"policy": {}, "critic": {}, "worlds": 32, "window": 16, "decisions": 32 * 16 * 25}
-    kind = {"kind": "rp", "learning_rate": 3e-3} if agent == "rp" else {"kind": agent, "minibatch": 128}
+    many_steps = agent in ("gippo", "ppo")
+    kind = {"kind": agent} | ({"minibatch": 128} if many_steps else {"learning_rate": 3e-3, "schedule": "constant"})
+    if agent in ("lr", "pe"):  # one noisy or short-sighted step a rollout: it needs more of them
+        settings["decisions"] *= 6
     train(experiment(agent=kind, env=ToyEnv(vehicles, horizon=20), **settings), tmp_path / "run", progress=False)
     reward = [float(row["reward"]) for row in rows(tmp_path / "run")]
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.3
@@ -274,6 +282,47 @@ def test_an_agent_of_another_kind_gets_its_own_defaults_but_for_what_was_asked_f
     assert chosen == RPConfig(learning_rate=2e-3)
     with pytest.raises(TrafficGradError, match=r"--set 'training\.agent\.clip=0\.1'.*clip: unknown key"):
         load_experiment("pace_car_2lane", "rp", overrides=["training.agent.clip=0.1"])
+
+
+VARIANTS = """
+kind: function
+name: small
+function: de_jong
+dimension: 2
+training:
+  worlds: 8
+  policy: {hidden: [8], log_std: -0.1}
+  agent: {kind: gippo, learning_rate: 1.0e-3}
+  variants:
+    ppo: {agent: {kind: ppo, clip: 0.3}, worlds: 16}
+    wide: {policy: {hidden: [32]}}
+    broken: {polcy: {hidden: [32]}}
+"""
+
+
+def test_variants_of_a_training(tmp_path):
+    """A variant says what differs; settings of the command line win over it; kinds of agents stay choosable."""
+    file = tmp_path / "small.yaml"
+    file.write_text(VARIANTS)
+
+    def config(agent=None, *overrides):
+        return load_experiment(file, agent, overrides=overrides).config
+
+    plain, ppo, wide = config(), config("ppo"), config("wide")
+    assert plain.agent.kind == "gippo" and plain.worlds == 8 and plain.variants == {}
+    assert ppo.agent == PPOConfig(clip=0.3) and ppo.worlds == 16 and ppo.policy == plain.policy
+    assert wide.policy.hidden == [32] and wide.policy.log_std == -0.1 and wide.agent == plain.agent
+    assert config("lr").agent == LRConfig()
+    chosen = config("ppo", "training.agent.epochs=2", "training.worlds=4")
+    assert chosen.agent == PPOConfig(clip=0.3, epochs=2) and chosen.worlds == 4
+    with pytest.raises(TrafficGradError, match=r"small\.yaml.*polcy: unknown key \(did you mean 'policy'\?\)"):
+        config("broken")
+    with pytest.raises(
+        TrafficGradError, match=r"unknown agent 'wid'.*did you mean 'wide'.*valid are ppo, wide, .*gippo"
+    ):
+        config("wid")
+    saved = yaml.safe_load(load_experiment(file, "ppo").to_yaml())
+    assert saved["training"]["agent"]["kind"] == "ppo" and saved["training"]["variants"] == {}
 
 
 def test_metrics_file_grows_columns_and_forgets_what_will_come_again(tmp_path):

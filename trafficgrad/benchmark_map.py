@@ -27,7 +27,7 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import library
 from trafficgrad.network import RoadNetwork
 from trafficgrad.network.sumo_export import sumo_ids, write_sumo
-from trafficgrad.scenario_config import Scenario, load_scenario
+from trafficgrad.scenario_config import TrafficScenario, load_traffic
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import TrafficState
 
@@ -82,7 +82,7 @@ def bench(speed: bool, hour: bool, repetitions: int, threads: int) -> list[MapRo
 def run(
     repetitions: int = 5,
     threads: int = 1,
-    scenario: Scenario | None = None,
+    scenario: TrafficScenario | None = None,
     worlds: int = WORLDS,
     console: Console | None = None,
 ) -> list[MapRow]:
@@ -97,7 +97,7 @@ def run(
     torch.set_num_threads(threads)
     try:
         with console.status("warming up and measuring ..."):
-            scenario = load_scenario(MAP) if scenario is None else scenario
+            scenario = load_traffic(MAP) if scenario is None else scenario
             simulator = scenario.build()
             rows = _measure(simulator, warmed_up(scenario, simulator), repetitions, worlds)
     finally:
@@ -108,7 +108,7 @@ def run(
     return rows
 
 
-def warmed_up(scenario: Scenario, simulator: Simulator) -> TrafficState:
+def warmed_up(scenario: TrafficScenario, simulator: Simulator) -> TrafficState:
     """The state that is measured from, one world; the same on every call."""
     return scenario.initial_state(1, torch.Generator().manual_seed(0), simulator=simulator)
 
@@ -264,7 +264,7 @@ def _sumo_rate(files: tuple[str, str], begin: float, dt: float) -> tuple[float, 
 @torch.no_grad()
 def run_hour(
     seconds: float = 3600.0,
-    scenario: Scenario | None = None,
+    scenario: TrafficScenario | None = None,
     threads: int = 1,
     console: Console | None = None,
 ) -> Hour:
@@ -278,7 +278,7 @@ def run_hour(
     torch.set_num_threads(threads)
     try:
         with console.status("an hour of traffic, this takes minutes ..."):
-            scenario = load_scenario(MAP) if scenario is None else scenario
+            scenario = load_traffic(MAP) if scenario is None else scenario
             simulator = scenario.build()
             hour = _drive(simulator, warmed_up(scenario, simulator), round(seconds / simulator.dt))
     finally:

@@ -85,19 +85,24 @@ def train(
     folder = output or Path("runs") / f"{experiment.scenario.name}_{config.agent.kind}_seed{config.seed}"
     result = run_training(experiment, folder, resume=resume)
     if result.iterations:
-        typer.echo(f"{pictures.learning_curve(folder)}; now: trafficgrad render {folder}")
+        look = "render" if experiment.scenario.kind == "traffic" else "evaluate"
+        typer.echo(f"{pictures.learning_curve(folder)}; now: trafficgrad {look} {folder}")
 
 
 @app.command()
 def evaluate(
     run: Run,
-    seeds: Seeds = 20,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic of episodes, 1000."),
+    ] = None,
     settings: Set = None,
     device: Device = "cpu",
 ) -> None:
     """Judge a trained policy beside human drivers and hand-written controllers, on traffic it has never seen.
 
-    For a scenario without a policy, a file or a shipped one, these others alone.
+    Where there is no traffic: with and without its exploration noise, beside random actions. For a scenario without a
+    policy, a file or a shipped one, the others alone.
     """
     from trafficgrad import pictures
     from trafficgrad.agents import evaluation
@@ -110,9 +115,50 @@ def evaluate(
         return
     loaded = evaluation.load_run(run, place, settings or ())
     evaluation.evaluate(loaded, seeds, device=place)
-    typer.echo(pictures.overview(pictures.perform(run, 0, settings or (), place)))
+    if loaded.scenario.kind == "traffic":
+        typer.echo(pictures.overview(pictures.perform(run, 0, settings or (), place)))
     if loaded.folder is not None and (loaded.folder / METRICS).is_file():
         typer.echo(pictures.learning_curve(loaded.folder))
+
+
+@app.command()
+def compare(
+    scenarios: Annotated[
+        list[str] | None, typer.Argument(metavar="SCENARIO...", help="Files or shipped names.")
+    ] = None,
+    agents: Annotated[
+        str | None, typer.Option(metavar="ROW,ROW", help="Rows NAME or NAME:key=value,key=value; default: gippo,ppo.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Training seeds 1 to N; default: 3, or the suite's.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Scenarios and rows: functions, pacecar or paper.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two seeds and a fraction of the budget.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")] = None,
+    backend: Annotated[str, typer.Option(help="Of joblib: loky (this machine), dask or ray (clusters).")] = "loky",
+    settings: Set = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; default: runs/compare, runs/compare_quick.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the runs; default: OUTPUT/runs.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only renew table and plots from what is there.")] = False,
+) -> None:
+    """Train agents on scenarios with several seeds, side by side, and compare what they reach; resumable."""
+    from trafficgrad import pictures
+    from trafficgrad.agents import compare as comparison
+
+    folder = output or Path("runs") / ("compare_quick" if quick else "compare")
+    code = 0
+    if table:
+        comparison.renew_table(folder, comparison.find_suite(suite))
+    else:
+        wanted = comparison.grid(scenarios or (), agents, seeds, suite, quick)
+        code = comparison.compare(
+            wanted, folder, settings=settings or (), runs=runs, jobs=jobs, backend=backend
+        ).exit_code
+    if code != _INTERRUPTED:
+        typer.echo((folder / comparison.TABLE).read_text(encoding="utf-8"))
+        for path in (folder / comparison.TABLE, *pictures.comparison(folder)):
+            typer.echo(path)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -342,10 +388,10 @@ def _network(name: str) -> tuple[str, RoadNetwork]:
     """A road network and what to call it: that of a scenario, or of a file."""
     from trafficgrad.network import RoadNetwork
     from trafficgrad.network.importer import import_network as read
-    from trafficgrad.scenario_config import is_scenario, load_scenario
+    from trafficgrad.scenario_config import is_scenario, load_traffic
 
     if is_scenario(name):
-        scenario = load_scenario(name)
+        scenario = load_traffic(name)
         return scenario.name, scenario.build_network()
     graph, _ = read(name)
     return Path(name).name.partition(".")[0], RoadNetwork.from_graph(graph)

@@ -147,6 +147,15 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
     return Document(data, source, origins)
 
 
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted ``key=value`` in ``data``, in place.
+
+    Raises:
+        TrafficGradError: it is malformed.
+    """
+    _apply(data, override, {})
+
+
 class _Loader(yaml.SafeLoader):
     """Safe loader that reads ``5e-4`` as a number, as YAML 1.2 does, and refuses aliases (expansion bombs, cycles)."""
 

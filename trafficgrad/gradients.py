@@ -219,3 +219,15 @@ def clamp_contrast(acceleration: Tensor, limits: ContrastLimits, comfortable_dec
         return acceleration.clamp(*limits)
     hardest = -HARD_BRAKING * comfortable_deceleration
     return torch.maximum(acceleration, hardest) if isinstance(hardest, Tensor) else acceleration.clamp(min=hardest)
+
+
+def straight_through_choice(score: Tensor, value: Tensor, temperature: float) -> Tensor:
+    """The value [...] of the alternative with the highest score, of [..., K] each.
+
+    True derivative by the scores: 0, and none where the choice changes. Used: that of the mean value under a softmax of
+    ``score / temperature``. By the values it is exact.
+    """
+    best = score.argmax(-1, keepdim=True)
+    chosen = value.gather(-1, best).squeeze(-1)
+    soft = (torch.softmax(score / temperature, -1) * value.detach()).sum(-1)
+    return chosen + (soft - soft.detach())

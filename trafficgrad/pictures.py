@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from trafficgrad import render
+from trafficgrad.agents.compare_tables import CURVES, Line, columns, is_distance, read_lines
 from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes, usual
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.render.layout import RoadLayout
-from trafficgrad.scenario_config import Scenario, load_scenario
+from trafficgrad.scenario_config import TrafficScenario, load_traffic, require_traffic
 from trafficgrad.simulator import Simulator
 from trafficgrad.trajectory import Trajectory
 
@@ -57,10 +59,11 @@ def perform(
         seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
 
     Raises:
-        TrafficGradError: neither a run nor a scenario, a device that is not there, a length that is not positive.
+        TrafficGradError: neither a run nor a scenario of traffic, a device that is not there, a length that is not
+            positive.
     """
     run = load_run(target, device, overrides) if is_run(target) else None
-    scenario = load_scenario(target, overrides) if run is None else run.scenario
+    scenario = load_traffic(target, overrides) if run is None else require_traffic(run.scenario)
     env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
     controller = usual(env) if run is None else policy_controller(run.policy)
     episode = run_episodes(env, controller, held_out_traffic(env, [seed]), record=True)
@@ -130,7 +133,26 @@ def learning_curve(run: Path) -> Path:
     return render.learning_curve(run / "metrics.csv", run / "learning_curve.png", title=run.name)
 
 
-def _shortened(scenario: Scenario, seconds: float) -> Scenario:
+def comparison(folder: Path) -> list[Path]:
+    """Draw the ``curves.csv`` of a comparison, one picture a scenario, ``SCENARIO.png`` beside it.
+
+    Where no return of a scenario is above 0 its distance to 0 is drawn, logarithmically.
+    """
+    curves: dict[str, dict[str, dict[str, list[Line]]]] = {}
+    for line in read_lines(folder / CURVES):
+        curves.setdefault(line["scenario"], {}).setdefault(line["row"], {}).setdefault(line["seed"], []).append(line)
+    written = []
+    for scenario, rows in curves.items():
+        runs = {row: [columns(lines) for lines in seeds.values()] for row, seeds in rows.items()}
+        returns = np.concatenate([run["moving_mean"] for row in runs.values() for run in row])
+        if np.isfinite(returns).any():
+            path = folder / f"{Path(scenario).name}.png"
+            title = f"{scenario}: median and middle half over seeds"
+            written.append(render.comparison_figure(path, runs, title=title, distance=is_distance(returns)))
+    return written
+
+
+def _shortened(scenario: TrafficScenario, seconds: float) -> TrafficScenario:
     """The scenario with an episode of about ``seconds``, at most its own."""
     if not 0 < seconds < float("inf"):
         raise TrafficGradError(f"seconds must be a number > 0, got {seconds}")

@@ -1,4 +1,4 @@
-"""Scenario files: one YAML describes road, drivers, task and training; here it is found, read and checked.
+"""Scenario files: one YAML describes a task and its training; here it is found, read and checked.
 
 ``load_scenario("ring_4lane").build()`` gives a :class:`~trafficgrad.simulator.Simulator`.
 """
@@ -9,12 +9,13 @@ import importlib.resources
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter
 
 from trafficgrad.config import Document, load_document, parse_document
 from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.function_scenario import FunctionScenario
 from trafficgrad.scenario_roads import PATHS, absolute_path
 from trafficgrad.traffic_scenario import TrafficScenario
 
@@ -23,17 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCENARIO_KINDS",
+    "FunctionScenario",
     "Scenario",
     "TrafficScenario",
     "is_scenario",
     "json_schema",
     "list_scenarios",
     "load_scenario",
+    "load_traffic",
     "parse_scenario",
+    "require_traffic",
 ]
 
-Scenario = TrafficScenario
-SCENARIO_KINDS: dict[str, type[TrafficScenario]] = {"traffic": TrafficScenario}
+Scenario = TrafficScenario | FunctionScenario
+SCENARIO_KINDS: dict[str, type[TrafficScenario] | type[FunctionScenario]] = {
+    "traffic": TrafficScenario,
+    "function": FunctionScenario,
+}
 
 
 def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -54,6 +61,30 @@ def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     return _check(_find(file, overrides), path.parent if path.is_file() else None)
 
 
+def load_traffic(file: str | Path, overrides: Sequence[str] = ()) -> TrafficScenario:
+    """Like :func:`load_scenario`, for what needs roads and vehicles.
+
+    Raises:
+        TrafficGradError: also where the scenario is of another kind, whatever else is wrong with it.
+    """
+    data = _find(file, overrides).data
+    kind = data.get("kind")
+    if isinstance(kind, str) and kind != "traffic" and kind in SCENARIO_KINDS:
+        raise _no_traffic(str(data.get("name", file)), kind)
+    return require_traffic(load_scenario(file, overrides))
+
+
+def require_traffic(scenario: Scenario) -> TrafficScenario:
+    """The scenario, if it is one of traffic.
+
+    Raises:
+        TrafficGradError: it is of another kind.
+    """
+    if isinstance(scenario, TrafficScenario):
+        return scenario
+    raise _no_traffic(scenario.name, scenario.kind)
+
+
 def parse_scenario(text: str, source: str, overrides: Sequence[str] = ()) -> Scenario:
     """Like :func:`load_scenario`, from YAML text, such as that of a checkpoint; ``source`` is what messages call it."""
     return _check(parse_document(text, source, overrides))
@@ -67,12 +98,14 @@ def is_scenario(file: str | Path) -> bool:
     return path.parent.as_posix() in (".", "scenarios") and path.name.removesuffix(".yaml") in _shipped()
 
 
-def list_scenarios() -> list[tuple[str, str]]:
-    """Name and first sentence of the description of every scenario that ships with the package."""
+def list_scenarios(kind: str | None = None) -> list[tuple[str, str]]:
+    """Name and first sentence of the description of every scenario that ships with the package, or those of a kind."""
     rows = []
     for name, file in sorted(_shipped().items()):
-        description = str(parse_document(file.read_text(encoding="utf-8"), file.name).data.get("description", ""))
-        rows.append((name, " ".join(description.split()).partition(". ")[0].rstrip(".") + "."))
+        data = parse_document(file.read_text(encoding="utf-8"), file.name).data
+        description = str(data.get("description", ""))
+        if kind in (None, data.get("kind")):
+            rows.append((name, " ".join(description.split()).partition(". ")[0].rstrip(".") + "."))
     return rows
 
 
@@ -83,11 +116,14 @@ def json_schema(training: type[BaseModel] | None = None) -> dict[str, Any]:
         training: model of the ``training`` section, which is checked above this layer.
     """
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema = dialect | TrafficScenario.model_json_schema() | {"title": "trafficgrad scenario"}
+    anything: TypeAdapter[Scenario] = TypeAdapter(Annotated[Scenario, Field(discriminator="kind")])
+    schema = dialect | {"title": "trafficgrad scenario"} | anything.json_schema()
     if training is not None:
         section = training.model_json_schema()
-        schema["$defs"] |= section.pop("$defs", {})
-        schema["properties"]["training"] = section
+        parts = section.pop("$defs", {})
+        schema["$defs"] |= parts | {training.__name__: section}
+        for model in SCENARIO_KINDS.values():
+            schema["$defs"][model.__name__]["properties"]["training"] = {"$ref": f"#/$defs/{training.__name__}"}
     return schema
 
 
@@ -105,6 +141,13 @@ def _check(document: Document, beside: Path | None = None) -> Scenario:
     scenario = document.validate(SCENARIO_KINDS[kind])
     scenario._document = document
     return scenario
+
+
+def _no_traffic(name: str, kind: str) -> TrafficGradError:
+    return TrafficGradError(
+        f"scenario {name!r} is of kind {kind}, but this needs one of kind traffic, with roads and vehicles: "
+        "`trafficgrad train` and `trafficgrad evaluate` take every kind"
+    )
 
 
 def _with_absolute_paths(document: Document, beside: Path | None) -> Document:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from trafficgrad.scenario_base import BaseScenario
+from trafficgrad.scenario_config import SCENARIO_KINDS
 from trafficgrad.scenario_sections.numbers import Uniform
-from trafficgrad.traffic_scenario import TrafficScenario
 
 _PLAIN = {float: "number", int: "integer", bool: "true or false", str: "text", NoneType: "null", dict: "mapping"}
 
@@ -22,22 +23,40 @@ def reference(training: type[BaseModel]) -> str:
     Parameters:
         training: model of the ``training`` section, which is checked above this layer.
     """
-    title = "# Settings of a scenario file\n\nPrinted by `trafficgrad schema --markdown`.\n"
-    return "\n".join([title, *_sections(TrafficScenario, ""), *_sections(training, "training")]).rstrip()
+    title = "# Settings of a scenario file\n\nPrinted by `trafficgrad schema --markdown`. Every scenario has\n"
+    shared = BaseScenario.model_fields
+    kinds = {"kind": ", ".join(SCENARIO_KINDS)}
+    lines = [title, *_table(shared, kinds)]
+    for kind, model in SCENARIO_KINDS.items():
+        own = {name: field for name, field in model.model_fields.items() if name not in shared}
+        lines += [f"## kind: {kind}\n\n{_text(model)}\n", *_table(own), *_below(own, "")]
+    lines += [f"## training\n\n{_text(training)}\n", *_table(training.model_fields)]
+    return "\n".join([*lines, *_below(training.model_fields, "training")]).rstrip()
 
 
-def _sections(model: type[BaseModel], title: str) -> Iterator[str]:
-    if title:
-        yield f"### {title}\n\n{' '.join((model.__doc__ or '').split())}\n"
+def _text(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _table(fields: Mapping[str, FieldInfo], takes: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The keys of a section; ``takes``: what those take whose annotation does not say it."""
     yield "| key | takes | default | meaning |\n|---|---|---|---|"
-    for name, field in model.model_fields.items():
-        yield f"| `{name}` | {_takes(field.annotation)} | {_default(field)} | {_meaning(name, field)} |"
+    for name, field in fields.items():
+        taken = (takes or {}).get(name) or _takes(field.annotation)
+        yield f"| `{name}` | {taken} | {_default(field)} | {_meaning(name, field)} |"
     yield ""
-    for name, field in model.model_fields.items():
-        below = _models(field.annotation)
-        for part in below:
-            kind = f" (kind: {get_args(part.model_fields['kind'].annotation)[0]})" if len(below) > 1 else ""
-            yield from _sections(part, f"{title.partition(' ')[0]}.{name}{kind}".lstrip("."))
+
+
+def _below(fields: Mapping[str, FieldInfo], title: str) -> Iterator[str]:
+    """The sections that keys of the section ``title`` hold."""
+    for name, field in fields.items():
+        parts = _models(field.annotation)
+        for part in parts:
+            kind = f" (kind: {get_args(part.model_fields['kind'].annotation)[0]})" if len(parts) > 1 else ""
+            path = f"{title}.{name}".lstrip(".")
+            yield f"### {path}{kind}\n\n{_text(part)}\n"
+            yield from _table(part.model_fields)
+            yield from _below(part.model_fields, path)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

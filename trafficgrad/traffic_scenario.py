@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
 from trafficgrad import warmup_cache
 from trafficgrad.car_following import IDM
-from trafficgrad.config import Document, M, StrictModel, error_at
+from trafficgrad.config import error_at
 from trafficgrad.demand import Demand
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import LaneGradient, SignalGradient
@@ -28,6 +27,7 @@ from trafficgrad.placement import (
     starting_places,
 )
 from trafficgrad.right_of_way import RightOfWay
+from trafficgrad.scenario_base import BaseScenario
 from trafficgrad.scenario_demand import Traffic, plan_traffic
 from trafficgrad.scenario_drivers import draw
 from trafficgrad.scenario_roads import is_plain
@@ -70,13 +70,12 @@ class _Kept:
     traffic: Traffic | None = field(default=None, compare=False)
 
 
-class TrafficScenario(StrictModel):
-    """A traffic scenario. The field descriptions are what ``trafficgrad schema`` prints."""
+class TrafficScenario(BaseScenario):
+    """Road, drivers and task of a traffic simulation."""
 
+    # The descriptions of the fields are what ``trafficgrad schema`` prints.
     kind: Literal["traffic"] = Field(description="what is simulated")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names runs and pictures")
-    description: str = Field(default="", description="what happens and what to look for")
-    network: NetworkConfig
+    network: NetworkConfig = Field(description="see below")
     signals: SignalsConfig = SignalsConfig()
     routes: Routes = Field(default=(), description="ways through the network that have a name")
     demand: Demands = Field(default=(), description="inflows: who comes, and where to")
@@ -113,11 +112,7 @@ class TrafficScenario(StrictModel):
     )
     pool_size: int = Field(default=512, ge=1, description="warmed-up initial states drawn beforehand")
     driver_rows: int = Field(default=4096, ge=1, description="human drivers drawn beforehand")
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="settings of the training; checked by `trafficgrad train`"
-    )
 
-    _document: Document = PrivateAttr(default_factory=lambda: Document({}, "the scenario"))
     _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     @model_validator(mode="before")
@@ -157,6 +152,10 @@ class TrafficScenario(StrictModel):
         control, steered = self.control, self.vehicles.controlled.control == "steered"
         if control.command == "heading_and_speed" and not steered:
             raise error_at("control.command", "heading_and_speed needs vehicles.controlled.control: steered")
+        if control.command == "lanes" and not (steered and self.network.kind == "straight"):
+            raise error_at(
+                "control.command", "lanes needs vehicles.controlled.control: steered, and network.kind: straight"
+            )
         if self.failure.overtaken and self.network.kind in ("ring", "figure_eight"):
             raise error_at("failure.overtaken", "on a closed road nobody is ahead: expected false")
         kinds = [term.kind for term in self.reward]
@@ -363,22 +362,6 @@ class TrafficScenario(StrictModel):
             parts += [f"{listed} vehicles by schedule"] if listed else []
             parts += ["whoever finds no free slot waits outside (vehicles.slots)"]
         return f"{traffic.network!r}: {', '.join(parts)}"
-
-    def to_yaml(self) -> str:
-        """Every setting written out, defaults too, as YAML that loads to an equal scenario."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-
-    def overridden(self, section: tuple[str, ...]) -> set[str]:
-        """Keys of a section that an override set, and not the file."""
-        return self._document.overridden(section)
-
-    def validate_training(self, model: type[M]) -> M:
-        """Check the ``training`` section with ``model``; an error names the file and line it came from.
-
-        Raises:
-            TrafficGradError: one sentence.
-        """
-        return replace(self._document, data={"training": self.training}).validate(model, ("training",))
 
 
 def _begin(state: TrafficState, demand: Demand | None, signals: Signals | None) -> TrafficState:

@@ -6,21 +6,40 @@ Importing this module registers the gymnasium ids: ``gymnasium.make("trafficgrad
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import gymnasium
 import torch
 
 from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
+from trafficgrad.envs.functions import Ackley, DeJong, function_env
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.scenario_config import Scenario
 
-__all__ = ["DifferentiableEnv", "EnvState", "TrafficEnv", "TrafficEnvState", "Transition", "make_env"]
+__all__ = [
+    "Ackley",
+    "DeJong",
+    "DifferentiableEnv",
+    "EnvState",
+    "TrafficEnv",
+    "TrafficEnvState",
+    "Transition",
+    "make_env",
+]
+
+# Kind of scenario -> its environment, from scenario, seed, device and dtype.
+ENVIRONMENTS: dict[str, Callable[[Any, int, torch.device | str, torch.dtype], DifferentiableEnv]] = {
+    "traffic": TrafficEnv,
+    "function": function_env,
+}
 
 
 def make_env(
     scenario: Scenario, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> DifferentiableEnv:
     """The environment of a scenario; ``seed`` draws what the scenario leaves to chance once (the table of drivers)."""
-    return TrafficEnv(scenario, seed, device, dtype)
+    return ENVIRONMENTS[scenario.kind](scenario, seed, device, dtype)
 
 
 for _id, _name in {"trafficgrad/Ring4Lane-v0": "ring_4lane", "trafficgrad/Ring1Lane-v0": "ring_1lane"}.items():

@@ -21,7 +21,7 @@ from torch import Tensor
 from trafficgrad.envs.base import Transition
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.scenario_config import load_scenario
+from trafficgrad.scenario_config import load_traffic
 
 Array = NDArray[np.float32]
 _RENDER_SIZE = (1280, 720)
@@ -31,7 +31,7 @@ class _World:
     """The batched environment behind both adapters, its random numbers and the shapes gymnasium sees."""
 
     def __init__(self, scenario: str, overrides: tuple[str, ...], worlds: int, pool_size: int) -> None:
-        loaded = load_scenario(scenario, (*overrides, f"pool_size={pool_size}"))
+        loaded = load_traffic(scenario, (*overrides, f"pool_size={pool_size}"))
         self.env, self.worlds = TrafficEnv(loaded), worlds
         self.env.require_control()
         rows = self.env.agents or 1
@@ -69,7 +69,7 @@ class _World:
         control = self.env.scenario.control
         ranges = [(*control.acceleration, control.acceleration_scale), (*control.steering, control.steering_scale)]
         bounded = len(columns) if self.env.scenario.vehicles.controlled.control == "steered" else 1
-        if control.command == "heading_and_speed":
+        if control.command != "direct":
             bounded = 0  # these actions are normalised already
         for i, (low, high, scale) in enumerate(ranges[:bounded]):
             columns[i] = (low + 0.5 * columns[i] * (high - low)) / scale

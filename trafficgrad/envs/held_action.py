@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trafficgrad.envs.lane_command import LaneCommand
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import scale_gradient
 from trafficgrad.scenario_sections.control import ControlConfig
+from trafficgrad.scenario_sections.roads import StraightNetwork
 from trafficgrad.state import Action, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 
@@ -24,6 +26,8 @@ def action_labels(scenario: TrafficScenario) -> tuple[str, ...]:
     """Names of the components of one controlled vehicle's action."""
     if scenario.control.command == "heading_and_speed":
         return ("desired_speed", "desired_heading")
+    if isinstance(scenario.network, StraightNetwork) and scenario.control.command == "lanes":
+        return ("desired_speed", *(f"urgency of lane {k}" for k in range(scenario.network.lanes)))
     second = {"lane": ("lane_request",), "steered": ("steering",), "acceleration": ()}
     return ("acceleration", *second[scenario.vehicles.controlled.control])
 
@@ -95,9 +99,19 @@ class HeldAction:
     """
 
     def __init__(
-        self, scenario: TrafficScenario, action: Tensor, traffic: TrafficState, slots: Tensor, switches: Switches
+        self,
+        scenario: TrafficScenario,
+        action: Tensor,
+        traffic: TrafficState,
+        slots: Tensor,
+        switches: Switches,
+        lanes: LaneCommand | None = None,
     ) -> None:
-        """``action`` is the environment's, decided for ``traffic``; ``slots`` [C] of the controlled vehicles."""
+        """``action`` is the environment's, decided for ``traffic``; ``slots`` [C] of the controlled vehicles.
+
+        ``lanes``: what actions mean with the command ``lanes``.
+        """
+        self._lanes = lanes
         worlds, vehicles = traffic.worlds, len(slots)
         flat = action.reshape(worlds, -1)
         # Elsewhere than on a CPU looking at values would wait for the device.
@@ -141,7 +155,7 @@ class HeldAction:
         they are granted; else None. Only on roads that nobody comes to.
         """
         control = self._control
-        if control.command == "heading_and_speed":
+        if control.command != "direct":
             return self.at(0, traffic) if steps == 1 else None
         if control.speed_limits is not None and steps > 1:
             return None
@@ -163,6 +177,11 @@ class HeldAction:
             wished = _between(self._first, control.speed)
             acceleration = control.speed_gain * (wished - speed)
             course = _between(torch.zeros_like(speed) if second is None else second, control.heading)
+            second = control.heading_gain * (course - traffic.heading[:, slots])
+        elif self._lanes is not None:
+            wished, beside = self._lanes(self._rows, traffic)
+            acceleration = control.speed_gain * (wished - speed)
+            course = _clip(control.lanes.lateral_gain * beside, *control.heading)
             second = control.heading_gain * (course - traffic.heading[:, slots])
         else:
             acceleration = self._first * control.acceleration_scale
@@ -211,6 +230,8 @@ def encode(
 
 def _encode_vehicles(scenario: TrafficScenario, action: Action, traffic: TrafficState, slots: Tensor) -> Tensor:
     control, kind = scenario.control, scenario.vehicles.controlled.control
+    if control.command == "lanes":
+        raise TrafficGradError("with control.command: lanes no action makes a vehicle steer so: choose another command")
     zero = torch.zeros_like(action.acceleration)
     steering = zero if action.steering is None else action.steering
     if control.command == "heading_and_speed":

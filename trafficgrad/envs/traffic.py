@@ -14,6 +14,7 @@ from torch import Tensor
 from trafficgrad import metrics, tree
 from trafficgrad.envs.base import DifferentiableEnv, Transition
 from trafficgrad.envs.held_action import SWITCH, ActionBounds, HeldAction, Switches, action_labels, encode
+from trafficgrad.envs.lane_command import LaneCommand
 from trafficgrad.envs.outcome import Driven, Judge, Outcome, wish_of
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.observations import controlled_signals, observation_labels, observe
@@ -108,6 +109,7 @@ class TrafficEnv(DifferentiableEnv):
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
         self._open = self._judge.is_open
         self._wish = None if self.simulator.demand is not None else wish_of(scenario, self.target)
+        self._lanes = self._lane_command()
         self._bounds = ActionBounds(scenario, self.dtype, self.device)
 
     # ------------------------------------------------------------------ interface
@@ -117,6 +119,7 @@ class TrafficEnv(DifferentiableEnv):
         other = copy.copy(self)
         other.simulator = simulator
         other._judge = Judge(self.scenario, simulator, self.human)
+        other._lanes = other._lane_command()
         return other
 
     def reset(self, batch: int, generator: torch.Generator | None = None) -> TrafficEnvState:
@@ -181,7 +184,9 @@ class TrafficEnv(DifferentiableEnv):
     ) -> tuple[TrafficEnvState, Transition, Driven]:
         """Like :meth:`step`; also returns what happened in all simulator steps, for recording."""
         begin = env_state.scene.traffic
-        plan = HeldAction(self.scenario, action, begin, self.slots, self.switches) if action is not None else None
+        plan = None
+        if action is not None:
+            plan = HeldAction(self.scenario, action, begin, self.slots, self.switches, self._lanes)
         outcome, driven = self._decide(begin, plan, noise) or self._drive(begin, plan, noise)
         failed, reward = outcome.failed, None
         for name, (weight, _) in self._judge.rewards.items():
@@ -292,6 +297,12 @@ class TrafficEnv(DifferentiableEnv):
             )
 
     # ------------------------------------------------------------------ parts
+
+    def _lane_command(self) -> LaneCommand | None:
+        control = self.scenario.control
+        if control.command != "lanes":
+            return None
+        return LaneCommand(control.lanes, control.speed, self.simulator, self.human)
 
     def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
         if not self.observation_labels:

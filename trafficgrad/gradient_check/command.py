@@ -22,7 +22,7 @@ from trafficgrad.gradient_check.report import ALL, EVERYTHING, FAILING, FREE, Ch
 from trafficgrad.gradient_check.settings import CheckSettings, gradient_variants
 from trafficgrad.gradient_check.study import check_gradients
 from trafficgrad.gradient_check.verdict import measurable
-from trafficgrad.scenario_config import load_scenario
+from trafficgrad.scenario_config import load_traffic
 
 TITLES = {ALL: "all windows", FREE: "failure-free", FAILING: "with failures"}
 
@@ -48,7 +48,7 @@ def run(
     Raises:
         TrafficGradError: one sentence about what does not fit.
     """
-    env = TrafficEnv(load_scenario(file, overrides), HELD_OUT + settings.seed, device, torch.float64)
+    env = TrafficEnv(load_traffic(file, overrides), HELD_OUT + settings.seed, device, torch.float64)
     variants = gradient_variants(env, modes, vary, settings.wrt)
     loaded = None if policy is None else load_run(policy, device).policy
     # Progress goes to standard error: standard output may be parsed.

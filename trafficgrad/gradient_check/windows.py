@@ -23,12 +23,12 @@ class Driver:
 
     name: str
     mean: Callable[[TrafficEnvState], Tensor]  # [B, C, A] or [B, C * A] as the environment takes it; differentiable
-    std: Tensor  # [], or one for each of the last dimension
+    std: Callable[[TrafficEnvState], Tensor]  # [], or anything that broadcasts against the mean
     squash: Callable[[Tensor], Tensor]
 
     def act(self, state: TrafficEnvState, eps: Tensor, offset: Tensor | None = None) -> Tensor:
         """The environment's action; ``offset`` [B, C, A]."""
-        action = self.mean(state) + self.std * eps
+        action = self.mean(state) + self.std(state) * eps
         return self.squash(action if offset is None else action + offset.reshape(action.shape))
 
 
@@ -63,7 +63,10 @@ def policy_driver(env: TrafficEnv, policy: Policy, name: str) -> Driver:
         )
     frozen = copy.deepcopy(policy).to(env.device, env.dtype).requires_grad_(False)
     actor, normalizer = frozen.actor, frozen.normalizer
-    std = actor.log_std.exp() * actor.free
+
+    def std(state: TrafficEnvState) -> Tensor:
+        return actor.distribution(normalizer(state.observation))[1].exp() * actor.free
+
     return Driver(f"policy {name}", lambda state: actor(normalizer(state.observation)), std, actor.squash)
 
 
@@ -73,7 +76,11 @@ def untrained_driver(env: TrafficEnv, exploration: float) -> Driver:
     The hand-written lane keeper at the scenario's target speed, or, where there is no target, the action 0. Where
     nothing is controlled the action has no numbers.
     """
-    std = torch.tensor(exploration, dtype=env.dtype, device=env.device)
+    noise = torch.tensor(exploration, dtype=env.dtype, device=env.device)
+
+    def std(state: TrafficEnvState) -> Tensor:
+        return noise
+
     keep = baselines(env).get("keep lane")
     if keep is not None:
         scripted = keep

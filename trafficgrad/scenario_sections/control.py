@@ -28,6 +28,33 @@ class LaneChoiceConfig(StrictModel):
     cooldown: NonNegative = Field(default=_CHOICE.cooldown, description="time after a change before the next, s")
 
 
+class SweepConfig(StrictModel):
+    """The hand-written controller that actions of the command ``lanes`` add to: it holds the lanes by turns."""
+
+    speed: NonNegative = Field(default=15.0, description="desired speed, m/s")
+    lead: NonNegative = Field(default=8.0, description="distance ahead of the nearest driver that is aimed at, m")
+    speed_gain: NonNegative = Field(default=0.0, description="added to the speed for each m that is missing, 1/s")
+    speed_weight: NonNegative = Field(
+        default=0.5, description="urgency for each m/s of a lane's first driver, m: the faster, the sooner"
+    )
+    distance_weight: NonNegative = Field(default=1.0, description="urgency lost for each lane of distance, m")
+
+
+class LanesConfig(StrictModel):
+    """The command ``lanes``: urgencies of lanes instead of steering, on a straight road."""
+
+    scale: Positive = Field(default=10.0, description="urgency of action 1, m")
+    hysteresis: NonNegative = Field(default=5.0, description="urgency of the lane that is being steered for, m")
+    lookahead: NonNegative = Field(
+        default=0.3, description="which lane that is: where the vehicle will be so much later, s"
+    )
+    inset: NonNegative = Field(default=0.5, description="how far inside the nearer edge of a lane is steered for, m")
+    lateral_gain: Positive = Field(default=0.5, description="heading for each m to the place that is steered for, rad")
+    speed_scale: Positive = Field(default=2.0, description="speed of action 1, added to that of a sweep, m/s")
+    temperature: Positive = Field(default=5.0, description="softness of the choice on the way back, m")
+    sweep: SweepConfig | None = Field(default=None, description="what actions add to; null = nothing")
+
+
 class ControlConfig(StrictModel):
     """What an action of the policy means."""
 
@@ -42,11 +69,13 @@ class ControlConfig(StrictModel):
         description="beyond the highest (lowest) speed the acceleration is at most (least) the way back to it in 1 s, "
         "m/s; null = none",
     )
-    command: Literal["direct", "heading_and_speed"] = Field(
+    command: Literal["direct", "heading_and_speed", "lanes"] = Field(
         default="direct",
         description="direct: acceleration and steering; heading_and_speed: a desired speed and heading (steered "
-        "vehicles), which proportional control turns into acceleration and steering in every simulator step",
+        "vehicles), which proportional control turns into acceleration and steering in every simulator step; lanes: a "
+        "desired speed and the urgency of every lane of a straight road",
     )
+    lanes: LanesConfig = LanesConfig()
     heading: Interval = Field(default=(-0.9, 0.9), description="desired heading of actions -1 and 1, rad")
     heading_gain: Positive = Field(default=3.0, description="front wheel angle for each rad of wrong heading")
     speed: Interval = Field(default=(0.0, 20.0), description="desired speed of actions -1 and 1, m/s")

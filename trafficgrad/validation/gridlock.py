@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trafficgrad.render import validation_plots
-from trafficgrad.scenario_config import Scenario, load_scenario
+from trafficgrad.scenario_config import TrafficScenario, load_traffic
 from trafficgrad.signals import FIXED
 from trafficgrad.simulator import Simulator
 from trafficgrad.validation.network_watch import NetworkWatch
@@ -34,7 +34,7 @@ SIGMAS = 3.0  # of Poisson numbers
 def gridlock(run: Run) -> Results:
     """Flow, longest stand, and how many are there, of five worlds."""
     worlds = QUICK_WORLDS if run.quick else WORLDS
-    scenario = load_scenario(SCENARIO, [f"pool_size={worlds}"])
+    scenario = load_traffic(SCENARIO, [f"pool_size={worlds}"])
     hour = _simulate(run, scenario, _by_the_clock(scenario, run), QUICK_SECONDS if run.quick else SECONDS)
     seconds = QUICK_WINDOW if run.quick else WINDOW
     window = round(seconds / hour.dt)
@@ -79,7 +79,7 @@ class _Hour:
     violations: dict[str, int]
 
 
-def _by_the_clock(scenario: Scenario, run: Run) -> Simulator:
+def _by_the_clock(scenario: TrafficScenario, run: Run) -> Simulator:
     """The scenario's simulator with signals that follow their programmes, whoever else may control them."""
     simulator = scenario.build(device=run.device)
     signals = simulator.signals
@@ -90,7 +90,7 @@ def _by_the_clock(scenario: Scenario, run: Run) -> Simulator:
 
 
 @torch.no_grad()
-def _simulate(run: Run, scenario: Scenario, simulator: Simulator, seconds: float) -> _Hour:
+def _simulate(run: Run, scenario: TrafficScenario, simulator: Simulator, seconds: float) -> _Hour:
     assert simulator.demand is not None and simulator.signals is not None
     state = scenario.place(scenario.pool_size, torch.Generator().manual_seed(1), device=run.device)
     state = simulator.signals.start(simulator.demand.start(state))

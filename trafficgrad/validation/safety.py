@@ -19,7 +19,7 @@ import torch
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.lane_change import MOBIL
 from trafficgrad.render import validation_plots
-from trafficgrad.scenario_config import Scenario, list_scenarios, load_scenario
+from trafficgrad.scenario_config import TrafficScenario, list_scenarios, load_traffic
 from trafficgrad.scenario_roads import is_plain
 from trafficgrad.simulator import Simulator
 from trafficgrad.validation.network_watch import NetworkWatch
@@ -35,11 +35,11 @@ HOLD = 1.0  # s: white noise in every short step would cancel itself and steer n
 def safety(run: Run) -> Results:
     """Every shipped scenario, with human drivers only and, where something is controlled, with random actions."""
     seen: dict[str, tuple[Tally, float]] = {}  # what is drawn: on networks nobody measures gaps along lanes
-    for name, _ in list_scenarios():
-        scenario = load_scenario(name)
+    for name, _ in list_scenarios("traffic"):
+        scenario = load_traffic(name)
         plain = is_plain(scenario.network)
         worlds = QUICK_WORLDS if run.quick else WORLDS if plain else NETWORK_WORLDS
-        scenario = load_scenario(name, [f"pool_size={worlds}", "driver_rows=512"])
+        scenario = load_traffic(name, [f"pool_size={worlds}", "driver_rows=512"])
         steered = scenario.vehicles.controlled.control == "steered" and scenario.vehicles.controlled.count > 0
         steps = (QUICK_STEPS if plain else QUICK_NETWORK_STEPS) if run.quick else STEPS
         for kind in kinds_of_runs(scenario):
@@ -57,14 +57,14 @@ def safety(run: Run) -> Results:
     )  # fmt: skip
 
 
-def kinds_of_runs(scenario: Scenario) -> tuple[str, ...]:
+def kinds_of_runs(scenario: TrafficScenario) -> tuple[str, ...]:
     """How a scenario is run: with human drivers only and, where something is controlled, with random actions."""
     acts = scenario.vehicles.controlled.count > 0 or scenario.control.signals == "switch"
     return ("human only", "random actions") if acts else ("human only",)
 
 
 @torch.no_grad()
-def watch_humans(run: Run, scenario: Scenario, steps: int, worlds: int) -> Tally:
+def watch_humans(run: Run, scenario: TrafficScenario, steps: int, worlds: int) -> Tally:
     """Human drivers from their starting places on; on an open road for one episode, after which they drive apart."""
     simulator = scenario.build(device=run.device)
     goes_on = simulator.network.is_closed or simulator.demand is not None
@@ -82,7 +82,7 @@ def watch_humans(run: Run, scenario: Scenario, steps: int, worlds: int) -> Tally
 
 
 @torch.no_grad()
-def watch_random_actions(run: Run, scenario: Scenario, steps: int, worlds: int) -> Tally:
+def watch_random_actions(run: Run, scenario: TrafficScenario, steps: int, worlds: int) -> Tally:
     """Every component of the action uniform in [-1, 1], drawn anew every second, episodes and resets included."""
     env = TrafficEnv(scenario, device=run.device)
     generator = torch.Generator().manual_seed(3)
@@ -108,7 +108,7 @@ def watch_random_actions(run: Run, scenario: Scenario, steps: int, worlds: int) 
     return watch.finish()
 
 
-def _watch(run: Run, scenario: Scenario, simulator: Simulator, steered: bool = True) -> Watch | NetworkWatch:
+def _watch(run: Run, scenario: TrafficScenario, simulator: Simulator, steered: bool = True) -> Watch | NetworkWatch:
     if is_plain(scenario.network):
         return Watch(simulator, scenario.total, run.device, steered)
     return NetworkWatch(simulator)
@@ -128,7 +128,7 @@ def _judge(name: str, tally: Tally, limit: float, steered: bool) -> Iterator[Che
     yield Check(f"{name}: violations{named}", 0.0, float(sum(found.values())), 0.0, 0.0, "", 0, source=source)
 
 
-def _braking_limit(scenario: Scenario, requests: bool) -> float:
+def _braking_limit(scenario: TrafficScenario, requests: bool) -> float:
     """The largest limit of anybody's lane changes, m/s2; -inf where nobody bound to a lane changes it.
 
     ``requests``: controlled vehicles may ask for lanes.

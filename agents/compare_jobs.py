@@ -1,0 +1,324 @@
+"""The trainings of a comparison: planned in one process, each run in a process of its own, spread by joblib."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import joblib
+import yaml
+
+from trafficgrad.agents.checkpoint import CONFIG, LAST
+from trafficgrad.agents.compare_run import GRACE, INTERRUPTED, RESULT, write_json
+from trafficgrad.agents.experiment import Experiment, load_experiment
+from trafficgrad.agents.suites import SEED, Row
+from trafficgrad.errors import TrafficGradError, nearest_name
+
+JOB, OUTCOME, ERRORS = "job.json", "outcome.json", "errors.log"
+COMMAND = (sys.executable, "-m", "trafficgrad.agents.compare_run")
+ONE_THREAD = ("training.threads=1", "training.simulator_threads=1")  # runs side by side don't disturb each other
+BACKENDS = {"loky": "joblib", "dask": "dask[distributed]", "ray": "ray[default]"}  # name -> what to install
+_MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
+_POLL = 0.2  # s between two looks at a process
+# Settings that say where and how fast a run is computed, not what.
+_MACHINE = ("training.threads", "training.simulator_threads", "training.device", "scripted")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: everything that another process, perhaps on another machine, needs to know."""
+
+    scenario: str  # file or shipped name
+    name: str  # of the scenario
+    row: Row
+    seed: int
+    overrides: tuple[str, ...]  # of row and command line, with the seed in place of `{seed}`
+    settings: tuple[str, ...]  # these, before them one thread, after them the budget of --quick
+    folder: Path  # absolute
+    decisions: int  # budget
+    quick: bool
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells lines of the results apart."""
+        return self.name, self.row.label, str(self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.row.label}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: str  # finished, failed, interrupted
+    message: str = ""  # why it failed
+
+
+def plan(
+    scenarios: Sequence[str],
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    settings: Sequence[str],
+    runs: Path,
+    quick: float | None = None,
+) -> list[Job]:
+    """All trainings of a grid, seed after seed, so that a part of it compares all rows.
+
+    Args:
+        scenarios: files or shipped names. settings: dotted ``key=value`` for all rows; they win over a row's own.
+        runs: folder of the run folders. quick: factor on every budget.
+
+    Raises:
+        TrafficGradError: anything that does not fit, found before the first training starts: an unknown scenario or
+            agent, a wrong setting, a folder with a run of another configuration.
+    """
+    labels = [row.label for row in rows]
+    _refuse_twins("row", labels)
+    names: dict[str, str] = {}
+    jobs = []
+    for seed in seeds:
+        for scenario in scenarios:
+            for row in rows:
+                job, experiment = _job(scenario, row, seed, settings, runs, quick)
+                if names.setdefault(job.name, scenario) != scenario:
+                    raise TrafficGradError(
+                        f"{names[job.name]} and {scenario} are both named {job.name!r}: give one another name"
+                    )
+                _same_configuration(job, experiment)
+                jobs.append(job)
+    _refuse_twins("scenario", list(scenarios))
+    return jobs
+
+
+def _job(
+    scenario: str,
+    row: Row,
+    seed: int,
+    settings: Sequence[str],
+    runs: Path,
+    quick: float | None,
+) -> tuple[Job, Experiment]:
+    overrides = (*row.overrides_of(seed), *(text.replace(SEED, str(seed)) for text in settings))
+    complete = (*ONE_THREAD, *overrides)
+    experiment = load_experiment(scenario, row.agent, seed, complete)
+    if quick is not None:
+        decisions = max(1, round(quick * experiment.config.decisions))
+        complete = (*complete, f"training.decisions={decisions}")
+        experiment = replace(experiment, config=experiment.config.model_copy(update={"decisions": decisions}))
+    name = experiment.scenario.name
+    folder = runs.resolve() / _folder_name(name) / f"{_folder_name(row.label)}_seed{seed}"
+    file = str(Path(scenario).resolve()) if Path(scenario).is_file() else scenario
+    job = Job(file, name, row, seed, overrides, complete, folder, experiment.config.decisions, quick is not None)
+    return job, experiment
+
+
+def _folder_name(text: str) -> str:
+    """``text`` as a name of a folder; where letters had to go a checksum keeps different texts apart."""
+    name = "".join(c if c.isalnum() or c in "_-." else "_" for c in text)
+    return name if name == text else f"{name[:60]}_{crc32(text.encode()):08x}"
+
+
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise TrafficGradError(f"the {what} {name!r} is there twice")
+
+
+def _same_configuration(job: Job, experiment: Experiment) -> None:
+    """Refuse to go on with, or to count as finished, a run with other settings."""
+    path = job.folder / CONFIG
+    if not path.is_file():
+        return
+    text = experiment.to_yaml()
+    saved = path.read_text(encoding="utf-8")
+    if saved == text:
+        return
+    try:
+        before, now = (_flatten(yaml.safe_load(x)) for x in (saved, text))
+    except (yaml.YAMLError, AttributeError):
+        raise TrafficGradError(f"{path}: is no configuration of a run; remove its folder") from None
+    keys = sorted(before.keys() | now.keys())
+    changed = [key for key in keys if before.get(key) != now.get(key) and not key.startswith(_MACHINE)]
+    if changed:
+        key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise TrafficGradError(
+            f"{job.folder}: holds a run with {key} = {before.get(key)!r}, now it would be {now.get(key)!r}{more}; "
+            "choose another --output (or --runs), or remove that folder"
+        )
+
+
+def _flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists count as values."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{path}{name}"
+        found |= _flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return found
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the job's result is there."""
+    return (job.folder / RESULT).is_file()
+
+
+def check_backend(name: str) -> None:
+    """Refuse a backend that does not exist or is not installed.
+
+    Raises:
+        TrafficGradError: the sentence says what to install.
+    """
+    if name not in BACKENDS:
+        raise TrafficGradError(
+            f"unknown backend {name!r}{nearest_name(name, BACKENDS)}; valid are {', '.join(BACKENDS)}"
+        )
+    if importlib.util.find_spec(_MODULES[name]) is None:
+        raise TrafficGradError(f"the backend {name!r} is not installed: pip install '{BACKENDS[name]}'")
+
+
+def dispatch(jobs: Sequence[Job], workers: int | None, backend: str, stop: Path) -> None:
+    """Run jobs, ``workers`` at a time, until all are done or the file ``stop`` appears; blocks.
+
+    Meanwhile :func:`has_begun` and :func:`outcome_of` tell about each: by files, which every backend can do.
+
+    Args:
+        workers: None: one for every core that this process may use, on a cluster all its workers.
+    """
+    with _backend(backend, workers):
+        count = workers or (joblib.cpu_count() if backend == "loky" else -1)
+        joblib.Parallel(n_jobs=count, batch_size=1)(
+            joblib.delayed(run_job)(job, COMMAND, stop, os.getpid()) for job in jobs
+        )
+
+
+@contextlib.contextmanager
+def _backend(name: str, workers: int | None) -> Iterator[None]:
+    """Joblib's backend, and what it needs around it."""
+    if name == "dask":
+        # Without an address (DASK_SCHEDULER_ADDRESS, dask's configuration) a cluster on this machine.
+        import dask
+        from distributed import Client
+
+        # Without an address (DASK_SCHEDULER_ADDRESS, dask's configuration) a cluster in this process: threads that wait
+        # for trainings, which Ctrl-C does not kill as it would processes of dask's own.
+        count = workers or joblib.cpu_count()
+        local = {"processes": False, "n_workers": 1, "threads_per_worker": count, "dashboard_address": None}
+        chosen = {} if dask.config.get("scheduler-address", None) else local
+        with Client(**chosen), joblib.parallel_config(backend="dask"):
+            yield
+    elif name == "ray":
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        with joblib.parallel_config(backend="ray"):
+            yield
+    else:
+        with joblib.parallel_config(backend="loky"):
+            try:
+                yield
+            finally:
+                # Idle workers would wait for minutes for the next call.
+                joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+
+
+def run_job(job: Job, command: Sequence[str], stop: Path, starter: int) -> None:
+    """Run one job in a process of its own, wait for it and write down its outcome; called in a worker of the backend.
+
+    Args:
+        command: program that reads the job's JSON file.
+        stop: when this file appears the job is told to save and to end.
+        starter: process that dispatches; where it is this one's parent and dies the job ends likewise.
+    """
+    if stop.exists():
+        return
+    if os.getpid() != starter and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the file tells when to stop
+    child = os.getppid() == starter
+    job.folder.mkdir(parents=True, exist_ok=True)
+    told = {"scenario": job.scenario, "agent": job.row.agent, "seed": job.seed, "folder": str(job.folder)}
+    write_json(job.folder / JOB, {**told, "overrides": job.settings})
+    one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with (job.folder / ERRORS).open("wb") as errors:
+        process = subprocess.Popen(
+            [*command, str(job.folder / JOB)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **one},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        try:
+            while process.poll() is None:
+                if stop.exists() or (child and os.getppid() != starter):
+                    process.stdin.close()  # it saves and ends
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(GRACE)
+                    break
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            process.stdin.close()
+    if child and os.getppid() != starter:
+        os._exit(1)  # nobody waits for the outcome: this worker would stay idle, or begin the next job
+    write_json(job.folder / OUTCOME, asdict(_judge(job, process.returncode, stop)))
+
+
+def _judge(job: Job, code: int, stop: Path) -> Outcome:
+    if code == 0 and is_finished(job):
+        return Outcome("finished")
+    if code == INTERRUPTED or (stop.exists() and code):
+        return Outcome("interrupted")
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return Outcome("failed", f"killed by {name}{hint}")
+    lines = (job.folder / ERRORS).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return Outcome("failed", said[-1][:500] if said else f"ended with exit code {code} and without a result")
+
+
+def forget(job: Job) -> None:
+    """Remove what says that the job was begun before, and how it ended."""
+    for name in (JOB, OUTCOME):
+        (job.folder / name).unlink(missing_ok=True)
+
+
+def has_begun(job: Job) -> bool:
+    """Whether a worker has taken the job up since :func:`forget`."""
+    return (job.folder / JOB).is_file()
+
+
+def outcome_of(job: Job) -> Outcome | None:
+    """How a job ended that was begun since :func:`forget`; None: it has not ended."""
+    path = job.folder / OUTCOME
+    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs that have to run, those with a checkpoint first: what was interrupted ends before new runs begin."""
+    left = [job for job in jobs if not is_finished(job)]
+    return sorted(left, key=lambda job: not (job.folder / LAST).is_file())
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """The result of a finished run: ``record`` and ``curve``."""
+    data: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return data

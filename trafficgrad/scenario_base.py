@@ -1,0 +1,48 @@
+"""What scenarios of every kind have in common: a name, a training section, and YAML that remembers its lines."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import yaml
+from pydantic import Field, PrivateAttr
+
+from trafficgrad.config import Document, M, StrictModel
+
+
+class BaseScenario(StrictModel):
+    """What every scenario file holds. A kind adds its own sections, and says how long an episode is."""
+
+    kind: str = Field(description="what is simulated")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names runs and pictures")
+    description: str = Field(default="", description="what happens and what to look for")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the training; checked by `trafficgrad train`"
+    )
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}, "the scenario"))
+
+    @property
+    @abstractmethod
+    def horizon(self) -> int:
+        """Decisions of an episode."""
+
+    def to_yaml(self) -> str:
+        """Every setting written out, defaults too, as YAML that loads to an equal scenario."""
+        data = self.model_dump(mode="json")
+        data["training"] = data.pop("training")  # last, as in the files
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+    def overridden(self, section: tuple[str, ...]) -> set[str]:
+        """Keys of a section that an override set, and not the file."""
+        return self._document.overridden(section)
+
+    def validate_training(self, model: type[M]) -> M:
+        """Check the ``training`` section with ``model``; an error names the file and line it came from.
+
+        Raises:
+            TrafficGradError: one sentence.
+        """
+        return replace(self._document, data={"training": self.training}).validate(model, ("training",))
