@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +41,7 @@ from trafficgrad.agents.compare_tables import (
     result_line,
     write_lines,
 )
-from trafficgrad.agents.suites import SUITES, Row, Suite
+from trafficgrad.agents.suites import SUITES, Group, Row, Suite
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import complete_file
 
@@ -53,11 +53,10 @@ AGENTS = "gippo,ppo"  # without a suite
 class Grid:
     """What is compared."""
 
-    scenarios: tuple[str, ...]  # files or shipped names
-    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
     seeds: tuple[int, ...]
     suite: Suite | None  # that brings published numbers along
-    quick: float | None  # factor on the budgets
+    quick: bool  # smaller budgets
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ def grid(
     if known is None:
         if not scenarios:
             raise TrafficGradError(f"name a scenario to compare on, or a suite: --suite {', '.join(SUITES)}")
-        names, rows, usual, factor = tuple(scenarios), parse_rows(agents or AGENTS), SEEDS, QUICK
+        groups: tuple[Group, ...] = (Group(tuple(scenarios), parse_rows(agents or AGENTS), QUICK),)
+        usual = SEEDS
     else:
         for name in scenarios:
             if name not in known.scenarios:
@@ -104,13 +104,19 @@ def grid(
                     f"the suite {suite!r} has no scenario {name!r}{nearest_name(name, known.scenarios)}; "
                     f"it has {', '.join(known.scenarios)}"
                 )
-        names, rows = tuple(scenarios) or known.scenarios, known.rows
-        if agents is not None:
-            named = {row.label: row for row in known.rows}
-            rows = tuple(named.get(row.label, row) for row in parse_rows(agents))
-        usual, factor = known.seeds, known.quick
+        parts = (_part(group, scenarios, agents) for group in known.groups)
+        groups, usual = tuple(part for part in parts if part.scenarios and part.rows), known.seeds
     count = seeds if seeds is not None else QUICK_SEEDS if quick else usual
-    return Grid(names, rows, tuple(range(1, count + 1)), known, factor if quick else None)
+    return Grid(groups, tuple(range(1, count + 1)), known, quick)
+
+
+def _part(group: Group, scenarios: Sequence[str], agents: str | None) -> Group:
+    """What of a suite's group is wanted: rows by their labels, or rows of one's own."""
+    names = tuple(name for name in group.scenarios if name in scenarios or not scenarios)
+    if agents is None:
+        return replace(group, scenarios=names)
+    named = {row.label: row for row in group.rows}
+    return replace(group, scenarios=names, rows=tuple(named.get(row.label, row) for row in parse_rows(agents)))
 
 
 def find_suite(name: str | None) -> Suite | None:
@@ -186,7 +192,13 @@ def compare(
     console = console or terminal.console()
     check_backend(backend)
     folder = runs or output / "runs"
-    planned = plan(wanted.scenarios, wanted.rows, wanted.seeds, settings, folder, wanted.quick)
+    planned = [
+        job
+        for group in wanted.groups
+        for job in plan(
+            group.scenarios, group.rows, wanted.seeds, settings, folder, group.quick if wanted.quick else None
+        )
+    ]
     files = _Files(output, planned)
     left = unfinished(planned)
     for job in planned:
@@ -196,9 +208,7 @@ def compare(
     interrupted = False
     with GridProgress(left, len(planned) - len(left), console) as progress:
         if left:
-            sizes = {"scenario": wanted.scenarios, "row": wanted.rows, "seed": wanted.seeds}
-            shape = " x ".join(f"{len(x)} {name}{'s' if len(x) > 1 else ''}" for name, x in sizes.items())
-            progress.message(f"{progress.summary()}; {shape}, runs in {folder}")
+            progress.message(f"{progress.summary()}; runs in {folder}")
             interrupted = _run(left, folder, jobs, backend, files, progress)
             files.write()
     status = [outcome.status for outcome in progress.ended.values()]

@@ -14,6 +14,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ class FisherSolver:
         def fisher(vector: list[Tensor]) -> list[Tensor]:
             return self.pull(self._measured(self.push(vector)))
 
-        return conjugate_gradients(fisher, slopes, self._diagonal(), self.iterations, self.damping, self.SMALLEST)
+        return conjugate_gradients(fisher, slopes, self.diagonal, self.iterations, self.damping, self.SMALLEST)
 
     def kl(self, shift: Shift) -> Tensor:
         """Mean KL of a small shift, []: half its squared length in the metric."""
@@ -97,7 +98,8 @@ class FisherSolver:
     def _measured(self, shift: Shift) -> Shift:
         return Shift(self._metric.mean * shift.mean, self._metric.log_std * shift.log_std)
 
-    def _diagonal(self) -> list[Tensor]:
+    @cached_property
+    def diagonal(self) -> list[Tensor]:
         """The diagonal of F, nearly: mean square of vectors whose outer product is F in expectation."""
         total = [torch.zeros_like(p) for p in self.parameters]
         for _ in range(self.PROBES):

@@ -12,7 +12,7 @@ SEED = "{seed}"  # in a row's overrides: the training seed
 class Row:
     """One line of a comparison: an agent, and how it is set up."""
 
-    label: str
+    label: str  # without commas, so that `--agents` can name it
     agent: str  # kind, or a variant that the scenario names
     overrides: tuple[str, ...] = ()  # dotted key=value; `{seed}` stands for the training seed
 
@@ -22,18 +22,30 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Scenarios that the same rows are trained on."""
+
+    scenarios: tuple[str, ...]  # files or shipped names
+    rows: tuple[Row, ...]
+    quick: float  # factor on training.decisions with --quick
+
+
+@dataclass(frozen=True)
 class Suite:
     """A grid with a name.
 
     ``reference`` holds published values of the statistic ``paper``, means over seeds: scenario -> algorithm -> value.
     """
 
-    scenarios: tuple[str, ...]
-    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
     reference: Mapping[str, Mapping[str, float]]
     notes: Mapping[str, str]  # scenario -> what to know about its reference
-    quick: float  # factor on training.decisions with --quick
     seeds: int = 5
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Of all groups."""
+        return tuple(name for group in self.groups for name in group.scenarios)
 
 
 def _published(columns: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
@@ -41,7 +53,22 @@ def _published(columns: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]) 
 
 
 _ALGORITHMS = ("LR", "RP", "PPO", "LR+RP", "GI-PPO")
-_ROWS = tuple(Row(name, name) for name in ("lr", "rp", "ppo", "lr_rp", "gippo"))
+# Functions: the paper's agents with its settings, and ours; then the same where the optimum is not at 0.
+_AGENTS = ("lr", "rp", "ppo", "lr_rp", "gippo", "trig")
+_SHIFTED = ("optimum.kind=shifted", f"optimum.seed={SEED}")
+_FUNCTION_ROWS = (
+    *(Row(name, name) for name in _AGENTS),
+    *(Row(f"{name} shifted", name, _SHIFTED) for name in _AGENTS),
+)
+# Pace cars: the paper's settings and its gradient; then all agents with the same networks, observation and action.
+_BLOCKED = ("lane_gradient.mode=blocked",)
+_WITHOUT = ("training.agent.use_gradient=false",)
+_PACE_CAR_ROWS = (
+    *(Row(f"{name} paper", f"{name}_paper", _BLOCKED) for name in _AGENTS[:5]),
+    *(Row(name, name) for name in _AGENTS),
+    Row("trig no gradient", "trig", _WITHOUT),
+    Row("trig blocked", "trig", _BLOCKED),
+)
 
 # Table 1, with the digits of the stored results.
 _FUNCTIONS = _published(
@@ -66,8 +93,10 @@ _PACE_CAR = _published(
 )
 _NOTES = {"pace_car_3lane": "not in the paper: its authors ran three lanes and left them out; numbers of their results"}
 
+_FUNCTION_GROUP = Group(tuple(_FUNCTIONS), _FUNCTION_ROWS, quick=0.2)
+_PACE_CAR_GROUP = Group(tuple(_PACE_CAR), _PACE_CAR_ROWS, quick=0.1)
 SUITES = {
-    "functions": Suite(tuple(_FUNCTIONS), _ROWS, _FUNCTIONS, {}, quick=0.2),
-    "pacecar": Suite(tuple(_PACE_CAR), _ROWS, _PACE_CAR, _NOTES, quick=0.1),
-    "paper": Suite((*_FUNCTIONS, *_PACE_CAR), _ROWS, {**_FUNCTIONS, **_PACE_CAR}, _NOTES, quick=0.1),
+    "functions": Suite((_FUNCTION_GROUP,), _FUNCTIONS, {}),
+    "pacecar": Suite((_PACE_CAR_GROUP,), _PACE_CAR, _NOTES),
+    "paper": Suite((_FUNCTION_GROUP, _PACE_CAR_GROUP), {**_FUNCTIONS, **_PACE_CAR}, _NOTES),
 }

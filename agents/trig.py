@@ -1,8 +1,8 @@
 """TRIG: trust-region interpolated gradients, this project's own gradient-informed agent.
 
-It keeps the idea of GI-PPO (Son et al., NeurIPS 2023), an analytic step first and PPO as the safeguard after it, and
-replaces what its authors name as its limits: the bound to PPO, and a control of alpha by one number that grows and
-shrinks by a constant factor.
+It keeps the idea of GI-PPO (Son et al., NeurIPS 2023), to follow the analytic gradient of the advantage as far as the
+samples confirm it, and replaces what its authors name as its limits: the bound to PPO, and a control of alpha by one
+number that grows and shrinks by a constant factor.
 
 1. **Two estimates of one gradient.** Per sample, by the mean and the log standard deviation of its own Gaussian: the
    likelihood ratio ``A d log pi`` and the pathwise ``dA/da da/d(mu, log sigma)``, in units of the same advantages. The
@@ -10,14 +10,16 @@ shrinks by a constant factor.
    critic's slope counts at every decision on the way, and the critic knows least about what was never tried.
 2. **Interpolation by variance, for every action by itself** (``likelihood_ratio``): the weight of each estimate is the
    other's share of the variance, for each component of mean and log sigma. No test of the whole step decides for all.
+   Variance alone would trust a gradient that is quiet and wrong: the pathwise one's weight is also multiplied by the
+   part of its promise that the likelihood ratio finds along it (``trust``), over the last updates.
 3. **A trust region in KL** in place of the bound on the determinant: the natural gradient of the mixture, so long
    that the policy moves by ``kl`` per action component (:mod:`trafficgrad.agents.natural_step`). So alpha has no unit
    and needs no search, and a step costs a few products with the Fisher information, not up to 8 x 16 steps of Adam.
 4. **The surrogate judges the step.** With advantages and importance ratios of the same samples the improvement is
    estimated, with its standard error over worlds. A step that makes it worse by more than that is halved, up to
    ``halvings`` times, and given up after that.
-5. **PPO after it**, on the mixture density of the policy that acted and the one that has been reached; none with
-   ``epochs: 0``, where the analytic gradient needs no safeguard.
+5. **PPO after it** only where it is asked for (``epochs``), on the mixture density of the policy that acted and the one
+   that has been reached. What PPO safeguards, the likelihood ratio in the mixture and the surrogate's veto do too.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from trafficgrad.agents.losses import (
     spread,
     standardized,
 )
-from trafficgrad.agents.natural_step import FisherSolver
+from trafficgrad.agents.natural_step import FisherSolver, dot
 from trafficgrad.agents.ppo import PPOUpdate, UpdateConfig
 from trafficgrad.agents.rollout import Rollout
 from trafficgrad.agents.single_step import Cotangent, pathwise_cotangent, sample_variance, score_cotangent
@@ -54,9 +56,20 @@ class TRIGConfig(UpdateConfig):
         default=True,
         description="false: dA/da is taken to be zero, which leaves PPO, behind a step by likelihood_ratio",
     )
+    epochs: int = Field(default=0, ge=0, description="passes of PPO over the rollout after the step; 0: no PPO")
+    schedule: Literal["constant", "linear", "kl"] = Field(
+        default="linear",
+        description="linear: kl and the rates of critic and PPO fall to 0 over the budget; kl: see agent ppo",
+    )
+    critic_epochs: int | None = Field(
+        default=8, ge=0, description="passes of the critic over the rollout, on its own; null = in PPO's minibatches"
+    )
     kl: float = Field(default=0.005, gt=0, description="how far the step goes, KL per action component")
     likelihood_ratio: bool = Field(
-        default=False, description="mix the pathwise gradient with the likelihood ratio's, weighted by their variances"
+        default=True, description="mix the pathwise gradient with the likelihood ratio's, weighted by their variances"
+    )
+    trust_memory: float = Field(
+        default=0.1, gt=0, le=1, description="weight of the newest update in how far the pathwise gradient is confirmed"
     )
     moves_std: bool = Field(default=True, description="the step moves the standard deviation too")
     gradient_lambda: float | None = Field(
@@ -90,36 +103,56 @@ class TRIG(Agent):
         self.drop_nonfinite_gradient = config.nonfinite_gradient == "drop"
         self.config, self.networks, self.generator = config, networks, generator
         self.ppo = PPOUpdate(config, networks, generator)
+        self.found, self.updates = 0.0, 0
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
         """The step in the trust region, its judgement, then PPO on the mixture."""
-        cotangent, metrics = self.direction(rollout)
-        density = rollout.log_prob
-        if cotangent is not None:
-            taken, reached = self.step(rollout, cotangent, progress)
-            metrics |= taken
-            density = mixture_log_prob(density, reached)
-        return metrics | self.ppo.run(rollout, density, progress)
+        if not self.needs_gradient and not self.config.likelihood_ratio:
+            return self.ppo.run(rollout, rollout.log_prob, progress)
+        solver = self._solver(rollout)
+        slopes, metrics = self.slopes(rollout, solver)
+        taken, reached = self.step(rollout, slopes, solver, progress)
+        density = mixture_log_prob(rollout.log_prob, reached)
+        return metrics | taken | self.ppo.run(rollout, density, progress)
 
-    def direction(self, rollout: Rollout) -> tuple[Cotangent | None, Metrics]:
-        """What is followed, sample by sample [T, B, C, A], None for nothing; and numbers for the log."""
+    def slopes(self, rollout: Rollout, solver: FisherSolver) -> tuple[list[Tensor], Metrics]:
+        """The gradient that is followed, by the actor's weights, and numbers for the log."""
         config, actor = self.config, self.networks.actor
         score = score_cotangent(rollout, standardized(rollout.advantage)) if config.likelihood_ratio else None
         if rollout.action_gradient is None:
-            return score, {}
+            assert score is not None, "TRIG needs a rollout with gradient, or likelihood_ratio"
+            return self._chain(rollout, score), {}
         clean = clean_gradient(rollout, config.gradient_clip_quantile, actor)
         pathwise = pathwise_cotangent(rollout, clean.gradient / spread(rollout.advantage))
         if score is None:
-            return pathwise, clean.metrics()
-        parts, shares = [], []
-        for own, other in zip(score, pathwise, strict=True):
-            by_lr, by_rp = (sample_variance(x, rollout.present) for x in (own, other))
-            share = by_lr / (by_lr + by_rp).clamp(min=torch.finfo(own.dtype).tiny)
-            parts.append(torch.lerp(own, other, share))
-            shares.append(share)
-        return Cotangent(*parts), clean.metrics() | {"k_rp": float(torch.stack(shares).mean())}
+            return self._chain(rollout, pathwise), clean.metrics()
+        by_lr, by_rp = ([sample_variance(x, rollout.present) for x in parts] for parts in (score, pathwise))
+        tiny = torch.finfo(clean.gradient.dtype).tiny
+        shares = [lr / (lr + rp).clamp(min=tiny) for lr, rp in zip(by_lr, by_rp, strict=True)]
+        differences = (k * (rp - lr) for k, lr, rp in zip(shares, score, pathwise, strict=True))
+        lr, rp = self._chain(rollout, score), self._chain(rollout, pathwise)
+        trust = self._confirmed(lr, rp, solver)
+        mixed = [a + trust * b for a, b in zip(lr, self._chain(rollout, Cotangent(*differences)), strict=True)]
+        return mixed, clean.metrics() | {"k_rp": trust * float(torch.stack(shares).mean()), "trust": trust}
 
-    def step(self, rollout: Rollout, cotangent: Cotangent, progress: float) -> tuple[Metrics, Tensor]:
+    def _confirmed(self, lr: list[Tensor], rp: list[Tensor], solver: FisherSolver) -> float:
+        """Which part of the slope that the pathwise gradient promises along itself the likelihood ratio finds there.
+
+        The coefficient of the regression of one on the other, in the metric of the Fisher information's diagonal, over
+        the last updates: 1 where both agree, 0 where what the pathwise gradient promises does not come.
+        """
+        scaled = [x / (d + self.config.damping) for x, d in zip(rp, solver.diagonal, strict=True)]
+        share = max(self.config.trust_memory, 1.0 / (self.updates + 1))
+        self.updates += 1
+        # Shares of one and the same number: that of this update, so that large slopes do not outweigh small ones.
+        promised = float(dot(rp, scaled))
+        found = float(dot(lr, scaled)) / promised if promised > 0 else 0.0
+        self.found += share * (min(max(found, -1.0), 1.0) - self.found)
+        return min(max(self.found, 0.0), 1.0)
+
+    def step(
+        self, rollout: Rollout, slopes: list[Tensor], solver: FisherSolver, progress: float
+    ) -> tuple[Metrics, Tensor]:
         """Move the actor in the trust region, as far as the surrogate agrees.
 
         Returns:
@@ -129,8 +162,6 @@ class TRIG(Agent):
         config, actor = self.config, self.networks.actor
         remaining = 1.0 - progress if config.schedule == "linear" else 1.0
         kl = config.kl * remaining * (actor.spec.action_size - len(actor.spec.frozen))
-        slopes = self._slopes(rollout, cotangent)
-        solver = self._solver(rollout)
         direction = solver.solve(slopes)
         shift = solver.push(direction)
         length = float((kl / solver.kl(shift).clamp(min=torch.finfo(shift.mean.dtype).tiny)).sqrt())
@@ -149,8 +180,8 @@ class TRIG(Agent):
                     p.copy_(before)
         return numbers | {"kl_aimed": kl, "step": 0.0}, rollout.log_prob
 
-    def _slopes(self, rollout: Rollout, cotangent: Cotangent) -> list[Tensor]:
-        """Of the objective by the actor's weights, from all samples."""
+    def _chain(self, rollout: Rollout, cotangent: Cotangent) -> list[Tensor]:
+        """Slopes by the actor's weights of an objective with these slopes, mean over all samples."""
         actor = self.networks.actor
         mean, log_std = actor.distribution(rollout.observation)
         objective = (cotangent.mean * mean * actor.free).sum()
@@ -205,9 +236,10 @@ class TRIG(Agent):
         return dict(zip(names, torch.stack(values).tolist(), strict=True)), reached
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimisers of PPO."""
-        return {"ppo": self.ppo.state_dict()}
+        """The optimisers of PPO, and how far the pathwise gradient was confirmed."""
+        return {"ppo": self.ppo.state_dict(), "found": self.found, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.ppo.load_state_dict(state["ppo"])
+        self.found, self.updates = float(state["found"]), int(state["updates"])

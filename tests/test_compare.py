@@ -284,14 +284,26 @@ def test_the_seed_in_overrides(tmp_path):
 
 def test_suites():
     grid = compare.grid([], suite="paper")
-    assert grid.seeds == (1, 2, 3, 4, 5) and grid.quick is None
-    assert grid.scenarios == (*SUITES["functions"].scenarios, *SUITES["pacecar"].scenarios)
+    assert grid.seeds == (1, 2, 3, 4, 5) and not grid.quick
+    assert grid.groups == (*SUITES["functions"].groups, *SUITES["pacecar"].groups)
     for suite in SUITES.values():
-        assert set(suite.reference) == set(suite.scenarios) and 0 < suite.quick < 1
-        assert len({row.label for row in suite.rows}) == len(suite.rows)
-    part = compare.grid(["ackley_64"], "ppo,gippo:training.gamma=0.9", suite="functions", quick=True)
-    assert part.scenarios == ("ackley_64",) and part.seeds == (1, 2) and part.quick == SUITES["functions"].quick
-    assert part.rows[0] == next(row for row in SUITES["functions"].rows if row.label == "ppo")
+        assert set(suite.reference) == set(suite.scenarios) and all(0 < group.quick < 1 for group in suite.groups)
+        for group in suite.groups:
+            assert len({row.label for row in group.rows}) == len(group.rows)
+            assert not any("," in row.label for row in group.rows)
+    chosen = compare.grid(["ackley_64"], "ppo shifted,gippo:training.gamma=0.9", suite="paper", quick=True)
+    (part,) = chosen.groups
+    assert part.scenarios == ("ackley_64",) and chosen.seeds == (1, 2) and chosen.quick
+    assert part.quick == SUITES["functions"].groups[0].quick
+    assert part.rows[0] == next(row for row in SUITES["functions"].groups[0].rows if row.label == "ppo shifted")
+    assert part.rows[1].overrides == ("training.gamma=0.9",)
+
+
+@pytest.mark.parametrize("group", SUITES["paper"].groups)
+def test_every_row_of_a_suite_can_be_trained(group):
+    for scenario in group.scenarios:
+        for row in group.rows:
+            load_experiment(scenario, row.agent, 1, row.overrides_of(1))
 
 
 def result(scenario: str, row: str, seed: int, value: float, **more: str) -> dict[str, str]:

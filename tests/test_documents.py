@@ -19,6 +19,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Arguments that make an example short; what needs hours is shown that it starts.
 EXAMPLES: dict[str, list[str]] = {
+    "alpha_policy.py": [],
     "calibrate.py": [],
     "mpc.py": [],
     "learning_study.py": ["--help"],

@@ -113,7 +113,7 @@ def expected_reward_of(agent, rollout, wanted):
 
 
 def test_a_step_that_the_surrogate_refutes_is_halved_and_given_up():
-    agent, rollout = agent_and_rollout(kl=0.02, halvings=2, **ALONE)
+    agent, rollout = agent_and_rollout(kl=0.02, halvings=2, likelihood_ratio=False, **ALONE)
     rollout, _ = quadratic(agent.networks, rollout)
     before = copy.deepcopy(agent.networks.state_dict())
     wrong = dataclasses.replace(rollout, action_gradient=-rollout.action_gradient)
@@ -141,20 +141,41 @@ def test_a_step_is_halved_until_the_surrogate_agrees(monkeypatch):
 def test_mixed_with_the_likelihood_ratio_by_variance():
     agent, rollout = agent_and_rollout(likelihood_ratio=True, **ALONE)
     noisy = dataclasses.replace(rollout, action_gradient=rollout.action_gradient * 1e5)
-    assert agent.direction(noisy)[1]["k_rp"] < 0.01
+    assert agent.slopes(noisy, agent._solver(rollout))[1]["k_rp"] < 0.01
     clean = dataclasses.replace(rollout, action_gradient=rollout.action_gradient * 1e-5)
-    assert agent.direction(clean)[1]["k_rp"] > 0.99
+    metrics = agent.slopes(clean, agent._solver(rollout))[1]
+    assert metrics["k_rp"] > 0.99 * metrics["trust"] > 0
     alone, _ = agent_and_rollout(likelihood_ratio=True, use_gradient=False, **ALONE)
     assert not alone.needs_gradient
-    cotangent, metrics = alone.direction(dataclasses.replace(rollout, action_gradient=None))
-    assert cotangent is not None and metrics == {}
+    slopes, metrics = alone.slopes(dataclasses.replace(rollout, action_gradient=None), alone._solver(rollout))
+    assert metrics == {} and flat(slopes).abs().max() > 0
+
+
+def test_a_gradient_that_the_samples_do_not_confirm_loses_its_weight():
+    agent, rollout = agent_and_rollout(trust_memory=0.5, **ALONE)
+    rollout, wanted = quadratic(agent.networks, rollout)
+    wrong = dataclasses.replace(rollout, action_gradient=-rollout.action_gradient)
+    solver = agent._solver(rollout)
+    assert agent.slopes(rollout, solver)[1]["trust"] > 0.5
+    for _ in range(5):
+        metrics = agent.slopes(wrong, solver)[1]
+    assert metrics["trust"] == 0.0 == metrics["k_rp"]
+    before = expected_reward(agent.networks, rollout, wanted)
+    agent.update(wrong)  # what is left is the likelihood ratio, and that is right
+    assert expected_reward(agent.networks, rollout, wanted) > before
+    other, _ = agent_and_rollout(**ALONE)
+    other.load_state_dict(copy.deepcopy(agent.state_dict()))
+    assert other.found == agent.found < 0 and other.updates == agent.updates
 
 
 def test_without_gradient_it_is_ppo_bit_for_bit():
     networks, rollout = networks_and_rollout()
     others = copy.deepcopy(networks)
     ppo = PPO(PPOConfig(minibatch=32), networks, torch.Generator().manual_seed(5))
-    other = TRIG(TRIGConfig(minibatch=32, use_gradient=False), others, torch.Generator().manual_seed(5))
+    config = TRIGConfig(
+        minibatch=32, use_gradient=False, likelihood_ratio=False, epochs=5, schedule="constant", critic_epochs=None
+    )
+    other = TRIG(config, others, torch.Generator().manual_seed(5))
     assert ppo.update(rollout) == other.update(rollout)
     assert all(torch.equal(a, b) for a, b in zip(networks.parameters(), others.parameters(), strict=True))
 
