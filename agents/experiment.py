@@ -68,6 +68,12 @@ class TrainingConfig(StrictModel):
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount per decision")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="decay of the generalised advantage estimate")
     reward_offset: float = Field(default=0.0, description="subtracted from every reward before learning")
+    noise_memory: float = Field(
+        default=0.0,
+        ge=0,
+        description="decisions over which exploration noise fades, where an effect needs several like actions in a "
+        "row; 0: every decision draws its own. Likelihoods stay those of single decisions",
+    )
     normalize_observations: bool = Field(default=True, description="standardise observations by running statistics")
     frozen_actions: list[str] = Field(default=[], description="labels of actions that are held at 0 and not learnt")
     policy: PolicyConfig = PolicyConfig()
@@ -104,6 +110,7 @@ class TrainingConfig(StrictModel):
             self.gamma,
             self.gae_lambda if decay is None else decay,
             self.reward_offset,
+            self.noise_memory,
             gradient_lambda=0.0 if isinstance(agent, PEConfig) else gradient,
         )
 

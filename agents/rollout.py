@@ -9,6 +9,7 @@ bookkeeping: the environment replaces finished worlds by ``where``, which cuts t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from trafficgrad.agents.losses import gaussian_log_prob
 from trafficgrad.envs.base import DifferentiableEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import scale_gradients
-from trafficgrad.tree import detach, register_record, tree_map
+from trafficgrad.tree import detach, register_record, tree_map, where
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RolloutSettings:
     gamma: float  # discount per decision
     gae_lambda: float  # decay of the generalised advantage
     reward_offset: float = 0.0  # subtracted from every reward before learning
+    noise_memory: float = 0.0  # decisions over which exploration noise fades; 0: every decision draws its own
     gradient_lambda: float | None = None  # decay of the advantage whose gradient is taken; None: gae_lambda
 
 
@@ -43,6 +45,7 @@ class Carry:
     env_state: Any
     episode_return: Tensor  # [B], of the running episode so far
     episode_length: Tensor  # [B] int64, decisions of the running episode seen so far
+    eps: Tensor | None = None  # [B, C, A], exploration noise of the last decision, 0 after a reset; None: not kept
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,22 @@ class NonFiniteError(TrafficGradError):
         self.quantity, self.step, self.world, self.vehicle = quantity, step, world, vehicle
 
 
-def start(env_state: Any) -> Carry:
-    """Carry for the first rollout from ``env_state``."""
+def start(env_state: Any, eps: Tensor | None = None) -> Carry:
+    """Carry for the first rollout from ``env_state``; ``eps``: of :func:`first_noise`, where noise has a memory."""
     elapsed = env_state.elapsed
     return Carry(
         detach(env_state),
         torch.zeros(elapsed.shape, dtype=env_state.observation.dtype, device=elapsed.device),
         torch.zeros_like(elapsed),
+        eps,
     )
+
+
+def first_noise(networks: ActorCritic, env_state: Any, generator: torch.Generator) -> Tensor:
+    """Exploration noise before the first decision, [B, C, A], standard normal."""
+    with torch.no_grad():
+        mean = networks.actor(networks.normalizer(env_state.observation))
+    return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
 
 def collect(
@@ -135,11 +146,17 @@ def collect(
     there: list[Tensor] = []
     episode_return, episode_length = carry.episode_return, carry.episode_length
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
+    before = carry.eps
+    assert (before is not None) == (settings.noise_memory > 0), "the carry was not begun for this noise"
+    kept = math.exp(-1.0 / settings.noise_memory) if settings.noise_memory > 0 else 0.0
+    fresh = math.sqrt(1.0 - kept * kept)
     with torch.set_grad_enabled(gradient):
         for _ in range(settings.window):
             observation = normalizer(env_state.observation)
             mean, log_std = actor.distribution(observation)
             eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            if before is not None:
+                eps = kept * before + fresh * eps
             if actor.free_or_none is not None:
                 eps = eps * actor.free
             if actor.tells_std:
@@ -165,6 +182,10 @@ def collect(
             limits.append(transition.truncated)
             terms.append(detach(transition.terms))
             done = transition.done
+            if before is not None:
+                # An episode begins with noise of its own.
+                first = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+                before = where(done, first, eps)
             episode_return = episode_return + transition.reward.detach()
             episode_length = episode_length + 1
             complete = done & (episode_length == elapsed + 1)  # not those that were staggered into their middle
@@ -222,7 +243,7 @@ def collect(
         episode_length=(lengths * complete).sum(),
         present=present,
     )
-    return Carry(detach(env_state), episode_return, episode_length), rollout
+    return Carry(detach(env_state), episode_return, episode_length, before), rollout
 
 
 def check_finite(rollout: Rollout, carry: Carry, gradient: bool = True, context: str = "") -> None:

@@ -9,6 +9,7 @@ import torch
 from test_ppo import networks_and_rollout
 
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
+from trafficgrad.agents.experiment import TrainingConfig
 from trafficgrad.agents.gippo import GIPPO, GIPPOConfig, gippo
 from trafficgrad.agents.losses import mixture_log_prob
 from trafficgrad.agents.ppo import PPO, PPOConfig, adam
@@ -283,3 +284,21 @@ def test_state_is_restored():
     other.load_state_dict(copy.deepcopy(agent.state_dict()))
     assert other.alpha == agent.alpha != 0.7
     assert other.bias.state_dict() == agent.bias.state_dict() and other.mean_square == agent.mean_square > 0
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_moments_of_a_failed_regression_may_stay_as_published(restore):
+    networks, rollout = networks_and_rollout(gradient=True)
+    optimizer = adam(networks.actor.parameters(), 1e-3, betas=(0.7, 0.95))
+    regression = AlphaRegression(networks.actor, optimizer, 1e6, 4, restore_moments=restore)
+    begin = rollout.mean, rollout.log_std
+    assert not regression.fit(rollout.observation, begin, rollout.eps, rollout.action + 0.1).converged
+    assert (len(optimizer.state_dict()["state"]) == 0) == restore
+    assert torch.equal(networks.actor(rollout.observation), rollout.mean)
+
+
+def test_the_gradient_may_follow_the_simulator_to_the_windows_end():
+    """It then belongs to an undamped advantage; advantages and critic keep the training's decay."""
+    config = TrainingConfig.model_validate({"agent": {"kind": "gippo", "gradient_lambda": 1.0}, "gae_lambda": 0.9})
+    assert config.rollout.gradient_lambda == 1.0 and config.rollout.gae_lambda == 0.9
+    assert TrainingConfig.model_validate({"agent": {"kind": "gippo"}}).rollout.gradient_lambda is None

@@ -190,3 +190,20 @@ def test_the_critic_may_be_fitted_on_its_own():
     assert error(alone) < error(none)
     fresh, _ = networks_and_rollout()
     assert error(none) == error(fresh)
+
+
+def test_retries_take_a_worse_update_back_and_shrink_the_rate():
+    """An update that made its own loss worse leaves the policy, at the latest after the last attempt."""
+    networks, rollout = networks_and_rollout()
+    config = PPOConfig(retries=3, critic_epochs=0, learning_rate=30.0, epochs=4, minibatch=10_000)
+    agent = PPO(config, networks, torch.Generator())
+    before = copy.deepcopy(networks.actor.state_dict())
+    agent.update(rollout)
+    assert all(torch.equal(x, before[name]) for name, x in networks.actor.state_dict().items())
+    assert agent.ppo.rate == pytest.approx(30.0 / 1.5)
+    gentle = PPO(PPOConfig(retries=3, critic_epochs=0, minibatch=10_000), networks, torch.Generator())
+    metrics = gentle.update(rollout)
+    assert gentle.ppo.rate == 5e-4 and metrics["actor_loss"] < 0
+    assert not all(torch.equal(x, before[name]) for name, x in networks.actor.state_dict().items())
+    with pytest.raises(ValueError, match="critic_epochs"):
+        PPOConfig(retries=1)

@@ -1,6 +1,7 @@
 """The rollout: dA/da of one backward pass against brute force, bootstrapping, and the search for what is not finite."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from toy_env import ToyEnv, ToyState
 
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, PolicyConfig, PolicySpec
 from trafficgrad.agents.advantages import generalized_advantage
-from trafficgrad.agents.rollout import NonFiniteError, RolloutSettings, check_finite, collect, start
+from trafficgrad.agents.rollout import NonFiniteError, RolloutSettings, check_finite, collect, first_noise, start
 
 SETTINGS = RolloutSettings(window=12, gamma=0.97, gae_lambda=0.9, reward_offset=0.3)
 
@@ -193,3 +194,24 @@ def test_the_last_observation_of_an_ended_task_may_be_anything():
     after, rollout = collect(env, carry, networks, SETTINGS, torch.Generator().manual_seed(7), gradient=True)
     assert rollout.terminated.any()
     check_finite(rollout, after)
+
+
+@pytest.mark.parametrize("vehicles", [2, None])
+def test_noise_with_a_memory_is_normal_and_fades(vehicles):
+    """Correlation exp(-1 / memory) from one decision to the next, variance 1, and none across a reset."""
+    env, networks, carry = build(vehicles, horizon=50)
+    memory = 4.0
+    settings = RolloutSettings(400, 0.9, 0.8, noise_memory=memory)
+    generator = torch.Generator().manual_seed(0)
+    carry = dataclasses.replace(carry, eps=first_noise(networks, carry.env_state, generator))
+    after, rollout = collect(env, carry, networks, settings, generator, gradient=False)
+    eps, done = rollout.eps, (rollout.terminated | rollout.truncated)[:-1]
+    assert after.eps is not None and (eps.std() - 1).abs() < 0.02
+    product = (eps[1:] * eps[:-1]).flatten(2).mean(-1)
+    assert product[~done].mean().item() == pytest.approx(math.exp(-1 / memory), abs=0.02)
+    assert done.sum() > 50 and abs(product[done].mean().item()) < 0.15
+    again, _ = collect(env, after, networks, settings, generator, gradient=False)
+    assert again.eps is not None
+    plain = collect(env, start(carry.env_state), networks, RolloutSettings(400, 0.9, 0.8), generator, gradient=False)[1]
+    product = (plain.eps[1:] * plain.eps[:-1]).mean()
+    assert abs(product.item()) < 0.02

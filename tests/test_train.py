@@ -21,6 +21,7 @@ from trafficgrad.errors import TrafficGradError
 
 WORLDS, WINDOW = 8, 6
 SMALL_AGENTS = {
+    "trig": {"kind": "trig", "critic_minibatch": 16, "critic_epochs": 2, "schedule": "constant", "kl": 0.02},
     "gippo": {"kind": "gippo", "minibatch": 16, "epochs": 2},
     "ppo": {"kind": "ppo", "minibatch": 16, "epochs": 2},
     **{
@@ -104,7 +105,7 @@ def test_the_run_folder(tmp_path):
 @pytest.mark.parametrize("vehicles", [2, None])
 def test_it_learns(tmp_path, agent, vehicles):
     settings = {"policy": {}, "critic": {}, "worlds": 32, "window": 16, "decisions": 32 * 16 * 25}
-    many_steps = agent in ("gippo", "ppo")
+    many_steps = agent in ("gippo", "ppo", "trig")
     kind = {"kind": agent} | ({"minibatch": 128} if many_steps else {"learning_rate": 3e-3, "schedule": "constant"})
     if agent in ("lr", "pe"):  # one noisy or short-sighted step a rollout: it needs more of them
         settings["decisions"] *= 6
@@ -114,7 +115,8 @@ def test_it_learns(tmp_path, agent, vehicles):
 
 
 @pytest.mark.parametrize("interrupted_in", ["step", "evaluation"])
-def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, interrupted_in, capsys):
+@pytest.mark.parametrize("agent", ["gippo", "trig"])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, interrupted_in, agent, capsys):
     class Interrupted(ToyEnv):
         def step(self, *arguments):
             if self.steps == 2 * WINDOW + 3:
@@ -127,16 +129,18 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, int
     def fine(policy):
         return {"score": 0.0}
 
-    evaluation = {"every": 3 * WORLDS * WINDOW}
+    # Everything that a run remembers: the noise, a target network, the spread of values.
+    memory = {"noise_memory": 3.0, "critic": {"hidden": [8], "target_share": 0.5, "normalize_value": True}}
+    config = {"agent": agent, "evaluation": {"every": 3 * WORLDS * WINDOW}, **(memory if agent == "trig" else {})}
     if interrupted_in == "step":
-        first = experiment(4, env=Interrupted(), evaluate=fine, evaluation=evaluation)
+        first = experiment(4, env=Interrupted(), evaluate=fine, **config)
     else:
-        first = experiment(4, evaluate=broken, evaluation=evaluation)
+        first = experiment(4, evaluate=broken, **config)
     result = train(first, tmp_path / "run")
     assert result.interrupted and result.iterations == 2
     assert "--resume" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "run/last.pt")["training"]["iteration"] == 2
-    resumed = experiment(4, evaluate=fine, evaluation=evaluation)
+    resumed = experiment(4, evaluate=fine, **config)
     assert not train(resumed, tmp_path / "run", resume=True, progress=False).interrupted
     train(resumed, tmp_path / "whole", progress=False)
     assert same(load_checkpoint(tmp_path / "whole/last.pt"), load_checkpoint(tmp_path / "run/last.pt"))
