@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from trafficgrad.agents.checkpoint import CONFIG, LAST
 from trafficgrad.agents.compare_run import GRACE, INTERRUPTED, RESULT, write_json
 from trafficgrad.agents.experiment import Experiment, load_experiment
 from trafficgrad.agents.suites import SEED, Row
+from trafficgrad.config import flat_keys
 from trafficgrad.errors import TrafficGradError, nearest_name
 
 JOB, OUTCOME, ERRORS = "job.json", "outcome.json", "errors.log"
@@ -146,7 +147,7 @@ def _same_configuration(job: Job, experiment: Experiment) -> None:
     if saved == text:
         return
     try:
-        before, now = (_flatten(yaml.safe_load(x)) for x in (saved, text))
+        before, now = (flat_keys(yaml.safe_load(x)) for x in (saved, text))
     except (yaml.YAMLError, AttributeError):
         raise TrafficGradError(f"{path}: is no configuration of a run; remove its folder") from None
     keys = sorted(before.keys() | now.keys())
@@ -157,15 +158,6 @@ def _same_configuration(job: Job, experiment: Experiment) -> None:
             f"{job.folder}: holds a run with {key} = {before.get(key)!r}, now it would be {now.get(key)!r}{more}; "
             "choose another --output (or --runs), or remove that folder"
         )
-
-
-def _flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists count as values."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{path}{name}"
-        found |= _flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-    return found
 
 
 def is_finished(job: Job) -> bool:

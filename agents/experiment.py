@@ -74,6 +74,9 @@ class TrainingConfig(StrictModel):
         description="decisions over which exploration noise fades, where an effect needs several like actions in a "
         "row; 0: every decision draws its own. Likelihoods stay those of single decisions",
     )
+    noise_memory_schedule: Literal["constant", "linear"] = Field(
+        default="constant", description="linear: noise_memory falls to 0 over the budget"
+    )
     normalize_observations: bool = Field(default=True, description="standardise observations by running statistics")
     frozen_actions: list[str] = Field(default=[], description="labels of actions that are held at 0 and not learnt")
     policy: PolicyConfig = PolicyConfig()
@@ -101,7 +104,11 @@ class TrainingConfig(StrictModel):
 
     @property
     def rollout(self) -> RolloutSettings:
-        """What the rollout needs to know."""
+        """What the first rollout needs to know."""
+        return self.rollout_at(0.0)
+
+    def rollout_at(self, progress: float) -> RolloutSettings:
+        """What a rollout needs to know when the share ``progress`` of the budget is spent."""
         agent = self.agent
         decay = agent.gae_lambda if isinstance(agent, RPConfig) else None
         gradient = agent.gradient_lambda if isinstance(agent, GIPPOConfig | TRIGConfig) else None
@@ -110,7 +117,7 @@ class TrainingConfig(StrictModel):
             self.gamma,
             self.gae_lambda if decay is None else decay,
             self.reward_offset,
-            self.noise_memory,
+            self.noise_memory * (1.0 - progress if self.noise_memory_schedule == "linear" else 1.0),
             gradient_lambda=0.0 if isinstance(agent, PEConfig) else gradient,
         )
 

@@ -19,6 +19,7 @@ from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.experiment import Experiment
 from trafficgrad.agents.logging import METRICS, MetricsFile, ProgressTable, duration, tensorboard_writer
 from trafficgrad.agents.rollout import check_finite, collect, first_noise, start
+from trafficgrad.config import flat_keys
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import use_threads
 
@@ -157,13 +158,14 @@ class _Session:
         """One rollout and one update; returns the numbers for the log."""
         config, begun = self.experiment.config, time.monotonic()
         gradient = self.agent.needs_gradient
+        progress = self.iteration / config.iterations
         carry, rollout = collect(
-            self.experiment.env, self.carry, self.networks, config.rollout, self.generator, gradient
+            self.experiment.env, self.carry, self.networks, config.rollout_at(progress), self.generator, gradient
         )
         context = f"iteration {self.iteration + 1}: "
         check_finite(rollout, carry, not self.agent.drop_nonfinite_gradient, context)
         simulated = time.monotonic()
-        metrics = self.agent.update(rollout, self.iteration / config.iterations)
+        metrics = self.agent.update(rollout, progress)
         self.networks.update_normalizer(rollout.of_present(rollout.raw_observation))
         if not all(torch.stack([x.isfinite().all() for x in self.networks.state_dict().values()]).tolist()):
             raise TrafficGradError(f"{context}the update left a weight that is not finite: lower the learning rates")
@@ -318,7 +320,7 @@ def _same_configuration(old: Any, new: str, output: Path) -> None:
         "training.device",
         "scripted.",
     )
-    flat_before, flat_now = _flatten(before), _flatten(yaml.safe_load(new))
+    flat_before, flat_now = flat_keys(before), flat_keys(yaml.safe_load(new))
     changed = sorted(
         key
         for key in flat_before.keys() | flat_now.keys()
@@ -330,17 +332,6 @@ def _same_configuration(old: Any, new: str, output: Path) -> None:
             f"{output}: cannot resume with {key} = {flat_now.get(key)!r}, the run has {flat_before.get(key)!r}{more}; "
             f"resume with its {checkpoint.CONFIG} or choose another --output"
         )
-
-
-def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists count as values."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    return {
-        key: value
-        for name, sub in tree.items()
-        for key, value in _flatten(sub, f"{path}.{name}" if path else str(name)).items()
-    }
 
 
 def _write_config(output: Path, text: str) -> None:

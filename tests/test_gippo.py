@@ -302,3 +302,10 @@ def test_the_gradient_may_follow_the_simulator_to_the_windows_end():
     config = TrainingConfig.model_validate({"agent": {"kind": "gippo", "gradient_lambda": 1.0}, "gae_lambda": 0.9})
     assert config.rollout.gradient_lambda == 1.0 and config.rollout.gae_lambda == 0.9
     assert TrainingConfig.model_validate({"agent": {"kind": "gippo"}}).rollout.gradient_lambda is None
+
+
+def test_the_noises_memory_may_fade_over_the_budget():
+    section = {"noise_memory": 8.0}
+    assert TrainingConfig.model_validate(section).rollout_at(0.75).noise_memory == 8.0
+    fading = TrainingConfig.model_validate({**section, "noise_memory_schedule": "linear"})
+    assert [fading.rollout_at(x).noise_memory for x in (0.0, 0.5, 0.75)] == [8.0, 4.0, 2.0]

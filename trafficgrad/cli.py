@@ -64,7 +64,12 @@ def root(
 @app.command()
 def train(
     file: File,
-    agent: Annotated[str | None, typer.Option(help="gippo, ppo or rp; default: the file's.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            help="A variant of the file's training, or a kind: trig, gippo, ppo, rp, ...; default: the file's."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; default: the file's.")] = None,
     settings: Set = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps; default: the file's.")] = None,

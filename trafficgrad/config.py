@@ -147,6 +147,17 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
     return Document(data, source, origins)
 
 
+def flat_keys(tree: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists count as values."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {
+        key: value
+        for name, sub in tree.items()
+        for key, value in flat_keys(sub, f"{path}.{name}" if path else str(name)).items()
+    }
+
+
 def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one dotted ``key=value`` in ``data``, in place.
 
