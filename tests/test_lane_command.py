@@ -14,7 +14,12 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import straight_through_choice
 from trafficgrad.scenario_config import load_scenario
 
-LANES = ("control.command=lanes", "control.speed=[0.0, 30.0]", "control.lanes.hysteresis=0.0")
+LANES = (
+    "control.command=lanes",
+    "control.speed=[0.0, 30.0]",
+    "control.lanes.hysteresis=0.0",
+    "control.lanes.inset=0.5",
+)
 SWEEP = (
     "control.heading_gain=2.8", "control.lanes.lateral_gain=0.38", "control.lanes.inset=1.2",
     "control.lanes.lookahead=0.14", "control.lanes.sweep.speed=18.27", "control.lanes.sweep.lead=8.05",

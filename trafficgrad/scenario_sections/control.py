@@ -44,12 +44,12 @@ class LanesConfig(StrictModel):
     """The command ``lanes``: urgencies of lanes instead of steering, on a straight road."""
 
     scale: Positive = Field(default=10.0, description="urgency of action 1, m")
-    hysteresis: NonNegative = Field(default=5.0, description="urgency of the lane that is being steered for, m")
+    hysteresis: NonNegative = Field(default=3.0, description="urgency of the lane that is being steered for, m")
     lookahead: NonNegative = Field(
         default=0.3, description="which lane that is: where the vehicle will be so much later, s"
     )
-    inset: NonNegative = Field(default=0.5, description="how far inside the nearer edge of a lane is steered for, m")
-    lateral_gain: Positive = Field(default=0.5, description="heading for each m to the place that is steered for, rad")
+    inset: NonNegative = Field(default=1.2, description="how far inside the nearer edge of a lane is steered for, m")
+    lateral_gain: Positive = Field(default=0.4, description="heading for each m to the place that is steered for, rad")
     speed_scale: Positive = Field(default=2.0, description="speed of action 1, added to that of a sweep, m/s")
     temperature: Positive = Field(default=5.0, description="softness of the choice on the way back, m")
     sweep: SweepConfig | None = Field(default=None, description="what actions add to; null = nothing")
