@@ -10,8 +10,9 @@ number that grows and shrinks by a constant factor.
    critic's slope counts at every decision on the way, and the critic knows least about what was never tried.
 2. **Interpolation by variance, for every action by itself** (``likelihood_ratio``): the weight of each estimate is the
    other's share of the variance, for each component of mean and log sigma. No test of the whole step decides for all.
-   Variance alone would trust a gradient that is quiet and wrong: the pathwise one's weight is also multiplied by the
-   part of its promise that the likelihood ratio finds along it (``trust``), over the last updates.
+   Variance alone would trust a gradient that is quiet and wrong. So the pathwise one is first brought to the length
+   that the likelihood ratio confirms along it, over the last updates (``scale``; that through a lane change may be ten
+   times too long, and right), and its weight is multiplied by how sure that is to be above 0 (``trust``).
 3. **A trust region in KL** in place of the bound on the determinant: the natural gradient of the mixture, so long
    that the policy moves by ``kl`` per action component (:mod:`trafficgrad.agents.natural_step`). So alpha has no unit
    and needs no search, and a step costs a few products with the Fisher information, not up to 8 x 16 steps of Adam.
@@ -103,7 +104,7 @@ class TRIG(Agent):
         self.drop_nonfinite_gradient = config.nonfinite_gradient == "drop"
         self.config, self.networks, self.generator = config, networks, generator
         self.ppo = PPOUpdate(config, networks, generator)
-        self.found, self.updates = 0.0, 0
+        self.found, self.variance, self.updates = 0.0, 0.0, 0
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
         """The step in the trust region, its judgement, then PPO on the mixture."""
@@ -126,29 +127,42 @@ class TRIG(Agent):
         pathwise = pathwise_cotangent(rollout, clean.gradient / spread(rollout.advantage))
         if score is None:
             return self._chain(rollout, pathwise), clean.metrics()
-        by_lr, by_rp = ([sample_variance(x, rollout.present) for x in parts] for parts in (score, pathwise))
-        tiny = torch.finfo(clean.gradient.dtype).tiny
-        shares = [lr / (lr + rp).clamp(min=tiny) for lr, rp in zip(by_lr, by_rp, strict=True)]
-        differences = (k * (rp - lr) for k, lr, rp in zip(shares, score, pathwise, strict=True))
         lr, rp = self._chain(rollout, score), self._chain(rollout, pathwise)
-        trust = self._confirmed(lr, rp, solver)
-        mixed = [a + trust * b for a, b in zip(lr, self._chain(rollout, Cotangent(*differences)), strict=True)]
-        return mixed, clean.metrics() | {"k_rp": trust * float(torch.stack(shares).mean()), "trust": trust}
+        scale, trust = self._confirmed(lr, rp, solver)
+        if trust == 0.0:
+            return lr, clean.metrics() | {"k_rp": 0.0, "trust": 0.0, "scale": scale}
+        tiny = torch.finfo(clean.gradient.dtype).tiny
+        parts, shares = [], []
+        for own, other in zip(score, pathwise, strict=True):
+            by_lr, by_rp = (sample_variance(x, rollout.present) for x in (own, scale * other))
+            share = trust * by_lr / (by_lr + by_rp).clamp(min=tiny)
+            parts.append(torch.lerp(own, scale * other, share))
+            shares.append(share)
+        numbers = {"k_rp": float(torch.stack(shares).mean()), "trust": trust, "scale": scale}
+        return self._chain(rollout, Cotangent(*parts)), clean.metrics() | numbers
 
-    def _confirmed(self, lr: list[Tensor], rp: list[Tensor], solver: FisherSolver) -> float:
-        """Which part of the slope that the pathwise gradient promises along itself the likelihood ratio finds there.
+    def _confirmed(self, lr: list[Tensor], rp: list[Tensor], solver: FisherSolver) -> tuple[float, float]:
+        """How much of the slope that the pathwise gradient promises along itself the likelihood ratio finds there.
 
         The coefficient of the regression of one on the other, in the metric of the Fisher information's diagonal, over
-        the last updates: 1 where both agree, 0 where what the pathwise gradient promises does not come.
+        the last updates: 1 where both agree, a tenth where the pathwise one is ten times too long, 0 or less where what
+        it promises does not come.
+
+        Returns:
+            That coefficient, and how sure it is to be above 0: its square beside its own plus its squared error.
         """
         scaled = [x / (d + self.config.damping) for x, d in zip(rp, solver.diagonal, strict=True)]
-        share = max(self.config.trust_memory, 1.0 / (self.updates + 1))
-        self.updates += 1
-        # Shares of one and the same number: that of this update, so that large slopes do not outweigh small ones.
         promised = float(dot(rp, scaled))
         found = float(dot(lr, scaled)) / promised if promised > 0 else 0.0
-        self.found += share * (min(max(found, -1.0), 1.0) - self.found)
-        return min(max(self.found, 0.0), 1.0)
+        share = max(self.config.trust_memory, 1.0 / (self.updates + 1))
+        deviation = found - self.found
+        self.updates += 1
+        self.found += share * deviation
+        self.variance = (1.0 - share) * (self.variance + share * deviation * deviation)
+        error = self.variance * share / (2.0 - share)  # of an exponential mean, squared
+        if self.found <= 0.0:
+            return self.found, 0.0
+        return self.found, self.found**2 / (self.found**2 + error)
 
     def step(
         self, rollout: Rollout, slopes: list[Tensor], solver: FisherSolver, progress: float
@@ -237,9 +251,15 @@ class TRIG(Agent):
 
     def state_dict(self) -> dict[str, Any]:
         """The optimisers of PPO, and how far the pathwise gradient was confirmed."""
-        return {"ppo": self.ppo.state_dict(), "found": self.found, "updates": self.updates}
+        return {
+            "ppo": self.ppo.state_dict(),
+            "found": self.found,
+            "variance": self.variance,
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.ppo.load_state_dict(state["ppo"])
-        self.found, self.updates = float(state["found"]), int(state["updates"])
+        self.found, self.variance = float(state["found"]), float(state["variance"])
+        self.updates = int(state["updates"])
