@@ -45,7 +45,7 @@ class Suite:
     @property
     def scenarios(self) -> tuple[str, ...]:
         """Of all groups."""
-        return tuple(name for group in self.groups for name in group.scenarios)
+        return tuple(dict.fromkeys(name for group in self.groups for name in group.scenarios))
 
 
 def _published(columns: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
@@ -62,12 +62,25 @@ _FUNCTION_ROWS = (
 )
 # Pace cars: the paper's settings and its gradient; then all agents with the same networks, observation and action.
 _BLOCKED = ("lane_gradient.mode=blocked",)
+_LANES = ("control.command=lanes", "control.speed=[0.0, 30.0]", "training.noise_memory=4")
+_HEADING = ("control.command=heading_and_speed",)
 _WITHOUT = ("training.agent.use_gradient=false",)
 _PACE_CAR_ROWS = (
     *(Row(f"{name} paper", f"{name}_paper", _BLOCKED) for name in _AGENTS[:5]),
     *(Row(name, name) for name in _AGENTS),
     Row("trig no gradient", "trig", _WITHOUT),
     Row("trig blocked", "trig", _BLOCKED),
+    *(Row(f"{name} lanes", name, _LANES) for name in _AGENTS),
+    Row("trig no gradient lanes", "trig", (*_LANES, *_WITHOUT)),
+    *(Row(f"{name} heading", name, _HEADING) for name in ("ppo", "trig")),
+)
+# What each part of TRIG does, and what lost beside it.
+_PARTS = (
+    Row("trig without likelihood ratio", "trig", ("training.agent.likelihood_ratio=false",)),
+    Row("trig damped", "trig", ("training.agent.gradient_lambda=null",)),
+    Row("trig then ppo", "trig", ("training.agent.epochs=5",)),
+    Row("trig without memory", "trig", ("training.noise_memory=0.0",)),
+    Row("gippo undamped", "gippo", ("training.agent.gradient_lambda=1.0",)),
 )
 
 # Table 1, with the digits of the stored results.
@@ -95,8 +108,9 @@ _NOTES = {"pace_car_3lane": "not in the paper: its authors ran three lanes and l
 
 _FUNCTION_GROUP = Group(tuple(_FUNCTIONS), _FUNCTION_ROWS, quick=0.2)
 _PACE_CAR_GROUP = Group(tuple(_PACE_CAR), _PACE_CAR_ROWS, quick=0.1)
+_PART_GROUP = Group(("pace_car_2lane", "pace_car_10lane"), _PARTS, quick=0.1)
 SUITES = {
     "functions": Suite((_FUNCTION_GROUP,), _FUNCTIONS, {}),
-    "pacecar": Suite((_PACE_CAR_GROUP,), _PACE_CAR, _NOTES),
+    "pacecar": Suite((_PACE_CAR_GROUP, _PART_GROUP), _PACE_CAR, _NOTES),
     "paper": Suite((_FUNCTION_GROUP, _PACE_CAR_GROUP), {**_FUNCTIONS, **_PACE_CAR}, _NOTES),
 }

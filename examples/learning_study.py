@@ -52,7 +52,8 @@ _HEADING = "control.command=heading_and_speed"
 
 
 def _mode(agent: str, mode: str, *overrides: str) -> tuple[str, tuple[str, ...]]:
-    return agent, ("training.decisions=409600", f"lane_gradient.mode={mode}", *overrides)
+    fixed = ("training.decisions=409600", "training.noise_memory=0.0", f"lane_gradient.mode={mode}")
+    return agent, (*fixed, *overrides)
 
 
 _PACE_CAR = {
