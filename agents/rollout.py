@@ -96,7 +96,7 @@ class NonFiniteError(TrafficGradError):
 
 
 def start(env_state: Any, eps: Tensor | None = None) -> Carry:
-    """Carry for the first rollout from ``env_state``; ``eps``: of :func:`first_noise`, where noise has a memory."""
+    """Carry for the first rollout from ``env_state``; ``eps``: standard normal, where noise has a memory."""
     elapsed = env_state.elapsed
     return Carry(
         detach(env_state),
@@ -106,11 +106,13 @@ def start(env_state: Any, eps: Tensor | None = None) -> Carry:
     )
 
 
-def first_noise(networks: ActorCritic, env_state: Any, generator: torch.Generator) -> Tensor:
-    """Exploration noise before the first decision, [B, C, A], standard normal."""
+def begin(env_state: Any, networks: ActorCritic, settings: RolloutSettings, generator: torch.Generator) -> Carry:
+    """Like :func:`start`, with the noise before the first decision where noise has a memory."""
+    if settings.noise_memory == 0:
+        return start(env_state)
     with torch.no_grad():
         mean = networks.actor(networks.normalizer(env_state.observation))
-    return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return start(env_state, torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype))
 
 
 def collect(

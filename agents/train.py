@@ -18,7 +18,7 @@ from trafficgrad.agents import checkpoint
 from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.experiment import Experiment
 from trafficgrad.agents.logging import METRICS, MetricsFile, ProgressTable, duration, tensorboard_writer
-from trafficgrad.agents.rollout import check_finite, collect, first_noise, start
+from trafficgrad.agents.rollout import begin, check_finite, collect
 from trafficgrad.config import flat_keys
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import use_threads
@@ -138,8 +138,7 @@ class _Session:
             raise TrafficGradError(
                 f"training.dtype is {config.dtype}, but the environment computes in {env_state.observation.dtype}"
             )
-        remembered = config.noise_memory > 0
-        self.carry = start(env_state, first_noise(self.networks, env_state, self.generator) if remembered else None)
+        self.carry = begin(env_state, self.networks, config.rollout, self.generator)
         self.iteration = 0
         self.seconds = 0.0
         self.best_score: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -205,7 +206,11 @@ def test_masked_losses_are_those_of_the_present_samples() -> None:
     masked = clipped_surrogate_loss(exponent, advantage, 0.2, present)
     assert float(masked) == pytest.approx(float(clipped_surrogate_loss(exponent[present], advantage[present], 0.2)))
     gradient = torch.randn(50, 3, 2, generator=generator) * present[..., None]
-    clean, chosen = clean_gradient(gradient, 0.9, 2, present), clean_gradient(gradient[present][:, None], 0.9, 2)
+    actor = SimpleNamespace(spec=SimpleNamespace(action_size=2, frozen=()))
+    clean, chosen = (
+        clean_gradient(SimpleNamespace(action_gradient=x, present=p), 0.9, actor)  # type: ignore[arg-type]
+        for x, p in ((gradient, present), (gradient[present][:, None], None))
+    )
     assert torch.allclose(clean.gradient[present], chosen.gradient[:, 0])
     assert float(clean.mean_square) == pytest.approx(float(chosen.mean_square))
 

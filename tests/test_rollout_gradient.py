@@ -9,7 +9,7 @@ from toy_env import ToyEnv, ToyState
 
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, PolicyConfig, PolicySpec
 from trafficgrad.agents.advantages import generalized_advantage
-from trafficgrad.agents.rollout import NonFiniteError, RolloutSettings, check_finite, collect, first_noise, start
+from trafficgrad.agents.rollout import NonFiniteError, RolloutSettings, begin, check_finite, collect, start
 
 SETTINGS = RolloutSettings(window=12, gamma=0.97, gae_lambda=0.9, reward_offset=0.3)
 
@@ -203,7 +203,7 @@ def test_noise_with_a_memory_is_normal_and_fades(vehicles):
     memory = 4.0
     settings = RolloutSettings(400, 0.9, 0.8, noise_memory=memory)
     generator = torch.Generator().manual_seed(0)
-    carry = dataclasses.replace(carry, eps=first_noise(networks, carry.env_state, generator))
+    carry = begin(carry.env_state, networks, settings, generator)
     after, rollout = collect(env, carry, networks, settings, generator, gradient=False)
     eps, done = rollout.eps, (rollout.terminated | rollout.truncated)[:-1]
     assert after.eps is not None and (eps.std() - 1).abs() < 0.02

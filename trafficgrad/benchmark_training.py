@@ -20,7 +20,7 @@ from rich.table import Table
 
 from trafficgrad import terminal
 from trafficgrad.agents.experiment import Experiment, load_experiment
-from trafficgrad.agents.rollout import collect, start
+from trafficgrad.agents.rollout import begin, collect
 from trafficgrad.envs import TrafficEnv
 from trafficgrad.kernels.library import use_threads
 
@@ -53,7 +53,8 @@ class _Training:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.networks = experiment.build_networks()
         self.agent = experiment.build_agent(self.networks, self.generator)
-        self.carry = start(experiment.env.reset(config.worlds, torch.Generator().manual_seed(config.seed)))
+        state = experiment.env.reset(config.worlds, torch.Generator().manual_seed(config.seed))
+        self.carry = begin(state, self.networks, config.rollout, self.generator)
 
     def iterate(self) -> tuple[float, float, float]:
         """Seconds of the rollout, of the update, and inside the kernel."""
