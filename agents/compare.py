@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -9,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -249,14 +251,24 @@ def _run(
     for job in jobs:
         forget(job)
     interrupted, patience = False, float("inf")
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a cluster sends when time is up
-    except ValueError:
-        before = None  # only the main thread may
+    asked = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        # A flag, not an exception: raised inside a destructor or a callback it would be ignored.
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM: what a cluster sends when time is up
+        with contextlib.suppress(ValueError):  # only the main thread may
+            before[number] = signal.signal(number, handle)
     threading.Thread(target=work, daemon=True).start()
     try:
         while True:
             try:
+                if asked.is_set() and not interrupted:
+                    raise KeyboardInterrupt
                 over = done.is_set()  # asked first: what ends from here on is seen in the next round
                 for i, job in enumerate(jobs):
                     if i not in progress.ended and (outcome := outcome_of(job)) is not None:
@@ -277,8 +289,8 @@ def _run(
     finally:
         if done.is_set():
             stop.unlink(missing_ok=True)
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
     if errors and not interrupted:
         raise TrafficGradError(
             f"the backend {backend!r} broke off ({type(errors[0]).__name__}: {errors[0]}); the same command goes on"
