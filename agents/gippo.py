@@ -31,7 +31,7 @@ from torch import Tensor
 from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.alpha_policy import AlphaRegression, BiasTest, clean_gradient, variance_test
 from trafficgrad.agents.base import Agent, Metrics
-from trafficgrad.agents.losses import gaussian_log_prob, log_ratio, mixture_log_prob, out_of_range_ratio, standardized
+from trafficgrad.agents.losses import mixture_log_prob
 from trafficgrad.agents.ppo import PPO, PPOUpdate, UpdateConfig, adam
 from trafficgrad.agents.rollout import Rollout
 
@@ -164,49 +164,25 @@ class GIPPO(Agent):
         fit = self.regression.fit(observation, begin, noise, target, present, self.generator)
 
         with torch.no_grad():
-            mean = fit.mean.view_as(rollout.mean)
             log_std = fit.log_std.view_as(rollout.log_std)
-            log_prob = gaussian_log_prob(rollout.action, mean, log_std, actor.free_or_none)
-            if rollout.present is not None:
-                log_prob = log_prob.masked_fill(~rollout.present, 0.0)
-            counted = rollout.present if config.ratio == "vehicle" else None
-            exponent = log_ratio(self.ppo.ratio_shape(log_prob), self.ppo.ratio_shape(rollout.log_prob))
-            advantage = self.ppo.spread(standardized(rollout.advantage))
-            steady, sigma_ratio = variance_test(log_std, rollout.log_std, config.max_sigma_change)
-            volume = ((log_std - rollout.log_std) * actor.free).sum(-1).flatten()
-            shift = (mean - rollout.mean).square().mean().sqrt()
-            # mean(A rho) - mean(A) by world: decisions of one world are not independent, worlds are.
-            gain = (advantage * (exponent.exp() - 1)).transpose(0, 1).flatten(1).mean(1)
-            improvement, error, oorr, steady_, sigma, moved, determinant = torch.stack(
-                [
-                    gain.mean(),
-                    gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
-                    out_of_range_ratio(exponent, config.clip, counted),
-                    steady.to(shift.dtype),
-                    sigma_ratio,
-                    shift,
-                    volume[volume.abs().argmax()].exp(),
-                ]
-            ).tolist()
+            judged, log_prob = self.ppo.judge(rollout, fit.mean.view_as(rollout.mean), log_std)
+            steady, sigma = (float(x) for x in variance_test(log_std, rollout.log_std, config.max_sigma_change))
+        improvement, error = judged["surrogate_improvement"], judged["surrogate_error"]
         unusual, z = self.bias.passes(improvement)
         if config.bias_test == "sampling":
             unbiased, helps = improvement >= 0, improvement > error
         else:
             unbiased, helps = unusual, True
         used = self.alpha
-        if not steady_ or not unbiased or oorr > config.max_oorr:
+        if not steady or not unbiased or judged["oorr"] > config.max_oorr:
             self.alpha = max(used / config.alpha_factor, config.alpha_min)
         elif fit.converged and helps:
             self.alpha = min(used * config.alpha_factor, config.alpha_max)
         return {
             "alpha": used,
-            "oorr": oorr,
-            "surrogate_improvement": improvement,
-            "surrogate_error": error,
+            **judged,
             "surrogate_z": z,
             "sigma_ratio": sigma,
-            "determinant": determinant,
-            "mean_shift": moved,
             "regression_before": fit.before,
             "regression_after": fit.after,
             "regression_attempts": float(fit.attempts),

@@ -23,6 +23,7 @@ from trafficgrad.agents.base import Agent, Metrics, spread_of_policy
 from trafficgrad.agents.losses import (
     approximate_kl,
     clipped_surrogate_loss,
+    gaussian_log_prob,
     joint,
     log_ratio,
     out_of_range_ratio,
@@ -146,6 +147,39 @@ class PPOUpdate:
     def spread(self, advantage: Tensor) -> Tensor:
         """The team's advantage [T, B] against :meth:`ratio_shape`: [T, B, 1] per vehicle."""
         return advantage.unsqueeze(-1) if self.networks.vehicles and self.config.ratio == "vehicle" else advantage
+
+    @torch.no_grad()
+    def judge(self, rollout: Rollout, mean: Tensor, log_std: Tensor) -> tuple[Metrics, Tensor]:
+        """What the surrogate of a rollout says of a policy that was moved on before the update.
+
+        Args:
+            rollout: the window. mean: Tensor, shape (T, B, C, A), of the moved policy. log_std: (A,) or like ``mean``.
+
+        Returns:
+            Estimated improvement ``mean(A rho) - mean(A)`` with its standard error over worlds, out-of-range ratio, KL,
+            determinant ratio furthest from 1, root mean square shift of the mean; and the moved policy's log-density
+            per vehicle [T, B, C] at the actions that were taken.
+        """
+        actor, config = self.networks.actor, self.config
+        log_prob = gaussian_log_prob(rollout.action, mean, log_std, actor.free_or_none)
+        if rollout.present is not None:
+            log_prob = log_prob.masked_fill(~rollout.present, 0.0)
+        counted = rollout.present if config.ratio == "vehicle" else None
+        exponent = log_ratio(self.ratio_shape(log_prob), self.ratio_shape(rollout.log_prob))
+        # By world: decisions of one world are not independent, worlds are.
+        advantage = self.spread(standardized(rollout.advantage))
+        gain = (advantage * (exponent.exp() - 1)).transpose(0, 1).flatten(1).mean(1)
+        volume = ((log_std - rollout.log_std) * actor.free).sum(-1).flatten()
+        values = [
+            gain.mean(),
+            gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
+            out_of_range_ratio(exponent, config.clip, counted),
+            approximate_kl(exponent, counted),
+            volume[volume.abs().argmax()].exp(),
+            (mean - rollout.mean).square().mean().sqrt(),
+        ]
+        names = ("surrogate_improvement", "surrogate_error", "oorr", "kl_reached", "determinant", "mean_shift")
+        return dict(zip(names, torch.stack(values).tolist(), strict=True)), log_prob
 
     def run(self, rollout: Rollout, density: Tensor, progress: float) -> Metrics:
         """All epochs.

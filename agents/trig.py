@@ -35,11 +35,7 @@ from trafficgrad.agents.actor_critic import ActorCritic
 from trafficgrad.agents.alpha_policy import clean_gradient
 from trafficgrad.agents.base import Agent, Metrics
 from trafficgrad.agents.losses import (
-    approximate_kl,
-    gaussian_log_prob,
-    log_ratio,
     mixture_log_prob,
-    out_of_range_ratio,
     spread,
     standardized,
 )
@@ -186,7 +182,8 @@ class TRIG(Agent):
                 for p, x in zip(actor.parameters(), direction, strict=True):
                     p.add_(x, alpha=share)
             actor.project()
-            numbers, reached = self._judge(rollout)
+            with torch.no_grad():
+                numbers, reached = self.ppo.judge(rollout, *actor.distribution(rollout.observation))
             if numbers["surrogate_improvement"] >= -numbers["surrogate_error"]:
                 return numbers | {"kl_aimed": kl, "step": 0.5**halved}, reached
             with torch.no_grad():
@@ -223,31 +220,6 @@ class TRIG(Agent):
             config.curvature_iterations,
             config.damping,
         )
-
-    @torch.no_grad()
-    def _judge(self, rollout: Rollout) -> tuple[Metrics, Tensor]:
-        """What the surrogate says of the policy that was reached, and its log-density [T, B, C]."""
-        config, actor, ppo = self.config, self.networks.actor, self.ppo
-        mean, log_std = actor.distribution(rollout.observation)
-        reached = gaussian_log_prob(rollout.action, mean, log_std, actor.free_or_none)
-        if rollout.present is not None:
-            reached = reached.masked_fill(~rollout.present, 0.0)
-        counted = rollout.present if config.ratio == "vehicle" else None
-        exponent = log_ratio(ppo.ratio_shape(reached), ppo.ratio_shape(rollout.log_prob))
-        # By world: decisions of one world are not independent, worlds are.
-        advantage = ppo.spread(standardized(rollout.advantage))
-        gain = (advantage * (exponent.exp() - 1)).transpose(0, 1).flatten(1).mean(1)
-        volume = ((log_std - rollout.log_std) * actor.free).sum(-1).flatten()
-        values = [
-            gain.mean(),
-            gain.std() / len(gain) ** 0.5 if len(gain) > 1 else gain.abs().mean(),
-            out_of_range_ratio(exponent, config.clip, counted),
-            approximate_kl(exponent, counted),
-            volume[volume.abs().argmax()].exp(),
-            (mean - rollout.mean).square().mean().sqrt(),
-        ]
-        names = ("surrogate_improvement", "surrogate_error", "oorr", "kl_reached", "determinant", "mean_shift")
-        return dict(zip(names, torch.stack(values).tolist(), strict=True)), reached
 
     def state_dict(self) -> dict[str, Any]:
         """The optimisers of PPO, and how far the pathwise gradient was confirmed."""

@@ -125,14 +125,14 @@ def test_a_step_is_halved_until_the_surrogate_agrees(monkeypatch):
     moved = {}
     for refusals in (0, 2):
         agent, rollout = agent_and_rollout(kl=0.004, halvings=3, **ALONE)
-        judge, said = agent._judge, []
+        judge, said = agent.ppo.judge, []
 
-        def strict(rollout, judge=judge, said=said, refusals=refusals):
-            numbers, reached = judge(rollout)
+        def strict(*moved_to, judge=judge, said=said, refusals=refusals):
+            numbers, reached = judge(*moved_to)
             said.append(numbers["kl_reached"])
             return numbers | ({"surrogate_improvement": -1e9} if len(said) <= refusals else {}), reached
 
-        monkeypatch.setattr(agent, "_judge", strict)
+        monkeypatch.setattr(agent.ppo, "judge", strict)
         assert agent.update(rollout)["step"] == 0.5**refusals
         moved[refusals] = said[-1]
     assert moved[2] == pytest.approx(moved[0] / 16, rel=0.2)
