@@ -106,19 +106,22 @@ def grid(
                     f"the suite {suite!r} has no scenario {name!r}{nearest_name(name, known.scenarios)}; "
                     f"it has {', '.join(known.scenarios)}"
                 )
-        parts = (_part(group, scenarios, agents) for group in known.groups)
+        rows = parse_rows(agents) if agents is not None else None
+        parts = (_part(known, group, scenarios, rows) for group in known.groups)
         groups, usual = tuple(part for part in parts if part.scenarios and part.rows), known.seeds
     count = seeds if seeds is not None else QUICK_SEEDS if quick else usual
     return Grid(groups, tuple(range(1, count + 1)), known, quick)
 
 
-def _part(group: Group, scenarios: Sequence[str], agents: str | None) -> Group:
-    """What of a suite's group is wanted: rows by their labels, or rows of one's own."""
+def _part(suite: Suite, group: Group, scenarios: Sequence[str], rows: tuple[Row, ...] | None) -> Group:
+    """What of a suite's group is wanted: its rows by their labels, and rows of one's own; None: all its rows."""
     names = tuple(name for name in group.scenarios if name in scenarios or not scenarios)
-    if agents is None:
+    if rows is None:
         return replace(group, scenarios=names)
     named = {row.label: row for row in group.rows}
-    return replace(group, scenarios=names, rows=tuple(named.get(row.label, row) for row in parse_rows(agents)))
+    elsewhere = {row.label for other in suite.groups for row in other.rows} - named.keys()
+    wanted = tuple(named.get(row.label, row) for row in rows if row.label not in elsewhere)
+    return replace(group, scenarios=names, rows=wanted)
 
 
 def find_suite(name: str | None) -> Suite | None:
@@ -202,7 +205,7 @@ def compare(
         )
     ]
     files = _Files(output, planned)
-    left = unfinished(planned)
+    left = [job for job in unfinished(planned) if not files.has(job)]
     for job in planned:
         if is_finished(job):
             files.keep(job, Outcome("finished"))
@@ -310,6 +313,12 @@ class _Files:
         # The grid's order; what was there besides it follows, scenario by scenario.
         keys = [*(job.key for job in jobs), *self.results]
         self.places = [list(dict.fromkeys(names)) for names in zip(*keys, strict=True)]
+
+    def has(self, job: Job) -> bool:
+        """Whether the job's line is there from an earlier call, perhaps on another machine, with the same settings."""
+        line = self.results.get(job.key, {})
+        same = line.get("configuration") == job.configuration and line.get("status") == "finished"
+        return same and job.key in self.curves
 
     def keep(self, job: Job, outcome: Outcome) -> str:
         """Take a run's outcome in; returns it in words."""

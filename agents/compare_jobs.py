@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -32,8 +33,8 @@ ONE_THREAD = ("training.threads=1", "training.simulator_threads=1")  # runs side
 BACKENDS = {"loky": "joblib", "dask": "dask[distributed]", "ray": "ray[default]"}  # name -> what to install
 _MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
 _POLL = 0.2  # s between two looks at a process
-# Settings that say where and how fast a run is computed, not what.
-_MACHINE = ("training.threads", "training.simulator_threads", "training.device", "scripted")
+# Settings that do not say what is computed.
+_BESIDE = ("description", "training.threads", "training.simulator_threads", "training.device", "scripted")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Job:
     folder: Path  # absolute
     decisions: int  # budget
     quick: bool
+    configuration: str  # checksum of the complete configuration
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -121,8 +123,31 @@ def _job(
     name = experiment.scenario.name
     folder = runs.resolve() / _folder_name(name) / f"{_folder_name(row.label)}_seed{seed}"
     file = str(Path(scenario).resolve()) if Path(scenario).is_file() else scenario
-    job = Job(file, name, row, seed, overrides, complete, folder, experiment.config.decisions, quick is not None)
+    job = Job(
+        file,
+        name,
+        row,
+        seed,
+        overrides,
+        complete,
+        folder,
+        experiment.config.decisions,
+        quick is not None,
+        _checksum(experiment),
+    )
     return job, experiment
+
+
+def _checksum(experiment: Experiment) -> str:
+    """Of all settings that say what is computed; equal where two runs are the same on different machines."""
+    settings = _what(experiment.to_yaml())
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _what(text: str) -> dict[str, Any]:
+    """Settings in a configuration that say what is computed: dotted key -> value."""
+    return {key: value for key, value in flat_keys(yaml.safe_load(text)).items() if not key.startswith(_BESIDE)}
 
 
 def _folder_name(text: str) -> str:
@@ -147,11 +172,11 @@ def _same_configuration(job: Job, experiment: Experiment) -> None:
     if saved == text:
         return
     try:
-        before, now = (flat_keys(yaml.safe_load(x)) for x in (saved, text))
+        before, now = (_what(x) for x in (saved, text))
     except (yaml.YAMLError, AttributeError):
         raise TrafficGradError(f"{path}: is no configuration of a run; remove its folder") from None
     keys = sorted(before.keys() | now.keys())
-    changed = [key for key in keys if before.get(key) != now.get(key) and not key.startswith(_MACHINE)]
+    changed = [key for key in keys if before.get(key) != now.get(key)]
     if changed:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise TrafficGradError(

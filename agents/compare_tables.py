@@ -36,7 +36,8 @@ STATISTICS = {
 _LENGTHS = tuple(f"{name}_length" for name in STATISTICS if name != "paper")
 _COSTS = ("seconds", "cpu_seconds", "cpu_per_update", "wall_per_update")
 COLUMNS = (
-    *("scenario", "row", "agent", "overrides", "seed", "status", "message", "quick", "decisions", "updates"),
+    *("scenario", "row", "agent", "overrides", "configuration", "seed", "status", "message"),
+    *("quick", "decisions", "updates"),
     *(*_COSTS, *STATISTICS, *_LENGTHS, "episodes", "machine"),
 )
 CURVE_COLUMNS = ("scenario", "row", "seed", "decisions", "seconds", "moving_mean", *TRACES)
@@ -50,6 +51,7 @@ def result_line(job: Job, status: str, message: str, record: Mapping[str, Any]) 
         "row": job.row.label,
         "agent": job.row.agent,
         "overrides": " ".join(job.overrides),
+        "configuration": job.configuration,
         "seed": job.seed,
         "status": status,
         "message": message,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,9 +20,9 @@ from trafficgrad.agents import compare, compare_jobs
 from trafficgrad.agents.compare_jobs import ONE_THREAD, Job, Outcome
 from trafficgrad.agents.compare_progress import GridProgress, share_done
 from trafficgrad.agents.compare_run import read_metrics
-from trafficgrad.agents.compare_tables import COLUMNS, markdown, read_lines
+from trafficgrad.agents.compare_tables import COLUMNS, markdown, read_lines, write_lines
 from trafficgrad.agents.experiment import load_experiment
-from trafficgrad.agents.suites import SUITES, Row
+from trafficgrad.agents.suites import SUITES, Group, Row, Suite
 from trafficgrad.agents.train import _Session, train
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.render import comparison_figure
@@ -136,6 +137,49 @@ def test_a_grid_is_trained_resumed_and_never_repeated(command, monkeypatch):
     code, out, err = command(*grid, "--agents", "ppo", "--set=training.gamma=0.5")
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert "training.gamma = 0.99, now it would be 0.5" in err and "--output" in err
+
+
+def test_lines_stand_for_runs_whose_folders_are_gone(command, stub):
+    """As on another machine, where only the results were brought along."""
+    grid = ["compare", "ring_1lane", "--agents", "ppo,gippo", "--seeds", "2", "--jobs", "1", "--output", "out"]
+    assert command(*grid)[0] == 0
+    shutil.rmtree("out/runs")
+    before = Path("out/results.csv").read_text()
+    code, _, err = command(*grid, "--set=training.threads=2", "--set=description=another text")
+    assert code == 0, err
+    assert not Path("out/runs").exists() and Path("out/results.csv").read_text() == before
+
+    # Only what would be computed otherwise now, failed, or has no curve is run.
+    agents = "ppo,gippo:training.agent.alpha=0.5"
+    grid[3] = agents
+    assert command(*grid)[0] == 0
+    assert sorted(path.parent.name for path in Path("out/runs").rglob("starts")) == [
+        f"{compare_jobs._folder_name(agents[4:])}_seed{seed}" for seed in (1, 2)
+    ]
+    shutil.rmtree("out/runs")
+    lines = lines_of(Path("out/results.csv"))
+    lines[0]["status"] = "failed"
+    lines[-1]["configuration"] = "another"
+    write_lines(Path("out/results.csv"), lines, COLUMNS)
+    grid[3] = "ppo,gippo"
+    assert command(*grid)[0] == 0
+    chosen = [f"{lines[i]['row']}_seed{lines[i]['seed']}" for i in (0, -1)]
+    assert sorted(path.parent.name for path in Path("out/runs").rglob("starts")) == sorted(chosen)
+
+
+def test_a_row_is_trained_where_its_suite_has_it(monkeypatch):
+    ours, theirs = Row("ours", "gippo"), Row("theirs", "ppo")
+    groups = (Group(("a", "b"), (ours, theirs), 0.1), Group(("b",), (Row("part", "rp"),), 0.1))
+    monkeypatch.setitem(SUITES, "small", Suite(groups, {}, {}))
+
+    def rows(agents: str | None) -> list[tuple[tuple[str, ...], list[str]]]:
+        chosen = compare.grid([], agents, None, "small").groups
+        return [(group.scenarios, [row.label for row in group.rows]) for group in chosen]
+
+    assert rows(None) == [(("a", "b"), ["ours", "theirs"]), (("b",), ["part"])]
+    assert rows("theirs") == [(("a", "b"), ["theirs"])]
+    assert rows("part,ours") == [(("a", "b"), ["ours"]), (("b",), ["part"])]
+    assert rows("lr") == [(("a", "b"), ["lr"]), (("b",), ["lr"])]
 
 
 def test_a_setting_with_which_a_training_breaks_off(command):
@@ -381,7 +425,8 @@ def test_pictures(tmp_path):
 
 def test_progress_tells_shares_and_time_left(tmp_path, capsys):
     jobs = [
-        Job("x", "ring", Row("ppo", "ppo"), seed, (), (), tmp_path / str(seed), 1000, False) for seed in (1, 2, 3, 4)
+        Job("x", "ring", Row("ppo", "ppo"), seed, (), (), tmp_path / str(seed), 1000, False, "")
+        for seed in (1, 2, 3, 4)
     ]
     for seed, decisions in ((1, "250"), (2, "2000")):
         jobs[seed - 1].folder.mkdir()

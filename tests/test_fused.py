@@ -343,6 +343,8 @@ def test_a_rollout_is_its_steps() -> None:
         ("pace_car_2lane", ()),
         ("pace_car_10lane", ("control.acceleration_scale=40.0", "control.acceleration=[-40.0, 40.0]")),
         ("pace_car_4lane", ("observation={kind: local, target_speed: 10.0}", "control.steering_scale=3.0")),
+        ("pace_car_3lane", ("observation.kind=lanes",)),
+        ("pace_car_3lane", ("observation={kind: lanes, shared: false}",)),
         ("figure_eight", ()),
     ],
 )

@@ -9,9 +9,10 @@ import torch
 
 from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
 from trafficgrad.envs import TrafficEnv, make_env
-from trafficgrad.envs.lane_command import FAR
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import straight_through_choice
+from trafficgrad.observations.distances import FAR
+from trafficgrad.observations.lanes import lane_leads
 from trafficgrad.scenario_config import load_scenario
 
 LANES = (
@@ -80,17 +81,13 @@ def test_the_car_goes_there_and_stays():
     torch.testing.assert_close(traffic.speed[:, env.slots[0]], torch.full((8,), 15.0).double(), rtol=0, atol=0.1)
 
 
-def leads(env, state):
-    number = env.simulator.network.tables(torch.float64, torch.device("cpu")).number
-    return env._lanes._leads(state.traffic, state.traffic.lane, number)
-
-
 def test_leads_are_those_of_each_lanes_first_driver():
     env = make(3)
     state = start(env)
-    lead, speed = leads(env, state)
+    lead, speed, aside = lane_leads(state.traffic, env.simulator)
     traffic, slot = state.traffic, env.slots[0]
     for world in range(4):
+        own = 4.0 * traffic.lane[world, slot] + traffic.lateral[world, slot]
         for lane in range(3):
             there = [
                 i for i in range(traffic.position.shape[1]) if env.human[i] and int(traffic.lane[world, i]) == lane
@@ -98,8 +95,9 @@ def test_leads_are_those_of_each_lanes_first_driver():
             first = max(there, key=lambda i: float(traffic.position[world, i]))
             assert lead[world, 0, lane] == traffic.position[world, slot] - traffic.position[world, first]
             assert speed[world, 0, lane] == traffic.speed[world, first]
+            assert aside[world, 0, lane] == 4.0 * lane - own
     empty = make(3, "vehicles.human.count=1", "failure.overtaken=false", "failure.farthest=null")
-    lead, speed = leads(empty, start(empty))
+    lead, speed, _ = lane_leads(start(empty).traffic, empty.simulator)
     assert (lead == FAR).sum() == 8 and (speed >= 0).all()
 
 

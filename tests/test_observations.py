@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.observations import observe
+from trafficgrad.observations import observe, observe_lanes
 from trafficgrad.observations.distances import FAR
 from trafficgrad.scenario_config import parse_scenario
 from trafficgrad.signals import RED
@@ -165,6 +166,63 @@ def test_local_shows_controlled_vehicles_on_other_roads_as_far() -> None:
     assert row["left: controlled vehicle beside"] == 1.0
 
 
+ROAD = """\
+kind: traffic
+name: road
+network: {kind: straight, length: 500.0, lanes: 3, lane_width: 4.0}
+vehicles: {human: {count: 5}, controlled: {count: 1, control: steered}}
+initial: {kind: queue, spacing: 12.0, lead: 30.0, speed: 3.0}
+observation: {kind: lanes}
+"""
+
+
+def test_lanes_show_the_first_driver_of_each_the_nearest_first() -> None:
+    env = env_of(ROAD)
+    state = env.reset(1, torch.Generator().manual_seed(0)).traffic
+    slot = int(env.slots[0])
+    place = {slot: (1, 100.0, 10.0)}
+    # Lane 0: 40 m and 60 m behind; lane 1: 15 m; lane 2: 25 m, the second beside it 70 m.
+    others = [n for n in range(6) if n != slot]
+    where = [(0, 60.0, 20.0), (0, 40.0, 21.0), (1, 85.0, 12.0), (2, 75.0, 9.0), (2, 30.0, 22.0)]
+    place |= dict(zip(others, where, strict=True))
+    lane, position, speed = (torch.tensor([[place[n][k] for n in range(6)]]) for k in range(3))
+    lateral, heading = torch.zeros(2, 1, 6, dtype=torch.float64)
+    lateral[0, slot], heading[0, slot] = 1.5, 0.3
+    position, speed = position.double(), speed.double()
+    there = replace(state, lane=lane, position=position, speed=speed, lateral=lateral, heading=heading)
+    row = shown(env, there)
+    along = 10.0 * math.cos(0.3)
+    expected = {
+        "speed along [m/s]": along,
+        "speed across [m/s]": 10.0 * math.sin(0.3),
+        "to the left edge [m]": 12.0 - 2.0 - 5.5,
+        "to the right edge [m]": 5.5 + 2.0,
+    }
+    for k, (behind, v, aside) in enumerate(((15.0, 12.0, -1.5), (25.0, 9.0, 2.5), (40.0, 20.0, -5.5))):
+        expected[f"driver {k}: behind by [m]"] = behind
+        expected[f"driver {k}: comes nearer by [m/s]"] = v - along
+        expected[f"driver {k}: its lane to the left [m]"] = aside
+    assert row == pytest.approx(expected)
+    empty = shown(env, replace(there, lane=torch.where(lane == 2, 0, lane)))
+    assert empty["driver 2: behind by [m]"] == FAR and empty["driver 2: comes nearer by [m/s]"] == -along
+
+
+def test_lanes_differentiate_like_central_differences() -> None:
+    env = env_of(ROAD)
+    state = env.reset(3, torch.Generator().manual_seed(1)).traffic
+
+    def seen(position: Tensor, speed: Tensor, lateral: Tensor, heading: Tensor) -> Tensor:
+        here = replace(state, position=position, speed=speed, lateral=lateral, heading=heading)
+        return observe_lanes(here, env.simulator)
+
+    generator = torch.Generator().manual_seed(2)
+    inputs = [
+        (x + 0.1 * torch.randn(x.shape, generator=generator, dtype=torch.float64)).requires_grad_()
+        for x in (state.position, state.speed, state.lateral, state.heading)
+    ]
+    assert torch.autograd.gradcheck(seen, inputs)
+
+
 def test_route_observation_differentiates_like_central_differences() -> None:
     env = env_of(MERGE)
     state = env.reset(2, torch.Generator().manual_seed(3)).traffic
@@ -225,6 +283,7 @@ def test_junctions_count_what_comes_to_each_signal() -> None:
         (GRID, ["observation={kind: route}"], "there are none: expected junctions"),
         (GRID, ["vehicles.controlled.count=2"], "observation.shared: a shared policy has actions of one kind"),
         (CROSSING, ["observation={kind: junctions}"], "observation.kind: junctions needs signals"),
+        (CROSSING, ["observation={kind: lanes}"], "observation.kind: lanes needs network.kind: straight"),
     ],
 )
 def test_observations_that_do_not_fit_are_refused(text: str, overrides: list[str], said: str) -> None:

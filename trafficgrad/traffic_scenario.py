@@ -156,6 +156,8 @@ class TrafficScenario(BaseScenario):
             raise error_at(
                 "control.command", "lanes needs vehicles.controlled.control: steered, and network.kind: straight"
             )
+        if self.observation.kind == "lanes" and self.network.kind != "straight":
+            raise error_at("observation.kind", "lanes needs network.kind: straight")
         if self.failure.overtaken and self.network.kind in ("ring", "figure_eight"):
             raise error_at("failure.overtaken", "on a closed road nobody is ahead: expected false")
         kinds = [term.kind for term in self.reward]

@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from trafficgrad.gradients import straight_through_choice
+from trafficgrad.observations.lanes import lane_leads
 from trafficgrad.scenario_sections.control import LanesConfig
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import TrafficState
-
-FAR = 1000.0  # m, how far a controlled vehicle is ahead on a lane without human drivers
 
 
 class LaneCommand:
     """From actions [B, C, 1 + L] to a desired speed and a place across a straight road."""
 
-    def __init__(self, config: LanesConfig, speed: tuple[float, float], simulator: Simulator, human: Tensor) -> None:
-        """``speed``: what -1 and 1 of the first component stand for, m/s; ``human`` bool [N]: human drivers' slots."""
-        self.config, self.speed, self.simulator, self.human = config, speed, simulator, human
+    def __init__(self, config: LanesConfig, speed: tuple[float, float], simulator: Simulator) -> None:
+        """``speed``: what -1 and 1 of the first component stand for, m/s."""
+        self.config, self.speed, self.simulator = config, speed, simulator
         self.lanes = int(simulator.network.max_lanes)
 
     def __call__(self, rows: Tensor, traffic: TrafficState) -> tuple[Tensor, Tensor]:
@@ -48,23 +47,10 @@ class LaneCommand:
         wished = self.speed[0] + 0.5 * (self.speed[1] - self.speed[0]) * (rows[..., 0].clamp(-1.0, 1.0) + 1.0)
         sweep = config.sweep
         if sweep is not None:
-            lead, first_speed = self._leads(traffic, lane, t.number)
+            lead, first_speed, _ = lane_leads(traffic, self.simulator)
             urgency = urgency - lead + sweep.speed_weight * first_speed
             urgency = urgency - sweep.distance_weight * (own[..., None] - there).abs() / width
             wished = sweep.speed + sweep.speed_gain * (sweep.lead - lead.amin(-1)) + config.speed_scale * rows[..., 0]
         aim = straight_through_choice(urgency, there.expand_as(urgency), config.temperature)
         beyond = (aim - own).abs() - (0.5 * width - config.inset)
         return wished, torch.where(beyond > 0, beyond * torch.sign(aim - own), torch.zeros_like(beyond))
-
-    def _leads(self, traffic: TrafficState, lane: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        """How far each controlled vehicle is ahead of the first driver of every lane, m, and that one's speed, m/s.
-
-        [B, C, L] and [B, 1, L]; ``FAR`` and 0 where nobody drives.
-        """
-        slots = self.simulator.fleet.slots
-        on = (number[lane][..., None] == torch.arange(self.lanes, device=lane.device)) & self.human[:, None]
-        position = torch.where(on, traffic.position[..., None], -torch.inf)
-        front, which = position.max(1)  # [B, L]
-        speed = torch.where(front.isfinite(), traffic.speed.gather(1, which), 0.0)
-        lead = traffic.position[:, slots, None] - front[:, None, :]
-        return torch.where(lead.isfinite(), lead, FAR), speed[:, None, :]

@@ -18,7 +18,13 @@ from trafficgrad.failures import failures
 from trafficgrad.kernels.decision import Decision, Wish
 from trafficgrad.kernels.layout import TERMS
 from trafficgrad.rewards import reward_terms
-from trafficgrad.scenario_sections.task import LocalObservation, PaceReward, RewardTerm, WorldObservation
+from trafficgrad.scenario_sections.task import (
+    LanesObservation,
+    LocalObservation,
+    PaceReward,
+    RewardTerm,
+    WorldObservation,
+)
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
@@ -89,7 +95,7 @@ def wish_of(scenario: TrafficScenario, target: float | None) -> Wish | None:
         shown["target_speed"] = observation.target_speed or 0.0
     elif isinstance(observation, WorldObservation):
         sees = "world"
-    elif scenario.vehicles.controlled.count:
+    elif scenario.vehicles.controlled.count and not isinstance(observation, LanesObservation):
         return None
     if failure.touching or scenario.control.signals == "switch" or not set(TERMS).issuperset(x for x, _ in terms):
         return None
@@ -119,6 +125,7 @@ class Judge:
         self._config, self._simulator, self._human = scenario.failure, simulator, human
         self.rewards = reward_terms(scenario.reward, human)
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
+        self._looks = isinstance(scenario.observation, LanesObservation)  # the kernel does not know it
         self.is_open = simulator.demand is not None or not simulator.network.is_closed
         self._places = {name: TERMS.index(name) for name in self.rewards if name in TERMS}
         self._told = ["mean_speed", "speed_deviation", "standing", "lane_changes", "collisions"]
@@ -133,12 +140,13 @@ class Judge:
     def told(self, decision: Decision, shared: bool) -> Outcome:
         """The outcome that the kernel has told; rows of the observation are joined unless ``shared``."""
         seen = decision.observation
+        joined = seen if shared or seen.dim() == 2 else seen.flatten(1)
         return Outcome(
             decision.last,
             {name: decision.terms[place] for name, place in self._places.items()},
             {name: decision.measures[name] for name in self._told},
             decision.failed,
-            seen if shared or seen.dim() == 2 else seen.flatten(1),
+            None if self._looks else joined,
             None,
         )
 

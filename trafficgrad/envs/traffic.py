@@ -302,12 +302,11 @@ class TrafficEnv(DifferentiableEnv):
         control = self.scenario.control
         if control.command != "lanes":
             return None
-        return LaneCommand(control.lanes, control.speed, self.simulator, self.human)
+        return LaneCommand(control.lanes, control.speed, self.simulator)
 
     def _look(self, traffic: TrafficState, around: Neighbors | None = None) -> Scene:
         if not self.observation_labels:
             return Scene(traffic, traffic.speed.new_zeros(traffic.worlds, 0, 0))
-        around = self.simulator.neighbors(traffic) if around is None else around
         scenario = self.scenario
         return Scene(traffic, observe(traffic, around, self.simulator, scenario.observation, scenario.control))
 

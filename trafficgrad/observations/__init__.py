@@ -1,7 +1,8 @@
 """What policies see: rows of numbers about controlled vehicles or signals and their surroundings, each with a label.
 
 One module a kind: :mod:`local <trafficgrad.observations.local>`, :mod:`world <trafficgrad.observations.world>`,
-:mod:`route <trafficgrad.observations.route>` and :mod:`junctions <trafficgrad.observations.junctions>`.
+:mod:`lanes <trafficgrad.observations.lanes>`, :mod:`route <trafficgrad.observations.route>` and
+:mod:`junctions <trafficgrad.observations.junctions>`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from trafficgrad.observations.distances import Offsets, offsets
 from trafficgrad.observations.junctions import controlled_signals, junction_labels, observe_junctions
+from trafficgrad.observations.lanes import Leads, lane_labels, lane_leads, observe_lanes
 from trafficgrad.observations.local import local_labels, observe_local
 from trafficgrad.observations.route import observe_route, route_labels
 from trafficgrad.observations.world import observe_world, world_labels
 from trafficgrad.scenario_sections.control import ControlConfig
 from trafficgrad.scenario_sections.task import (
     JunctionsObservation,
+    LanesObservation,
     LocalObservation,
     ObservationConfig,
     RouteObservation,
@@ -27,13 +30,17 @@ from trafficgrad.state import Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
 
 __all__ = [
+    "Leads",
     "Offsets",
     "controlled_signals",
     "junction_labels",
+    "lane_labels",
+    "lane_leads",
     "local_labels",
     "observation_labels",
     "observe",
     "observe_junctions",
+    "observe_lanes",
     "observe_local",
     "observe_route",
     "observe_world",
@@ -56,6 +63,8 @@ def observation_labels(scenario: TrafficScenario, simulator: Simulator) -> tuple
     else:
         if isinstance(config, LocalObservation):
             labels = local_labels(config, simulator.network.max_lanes)
+        elif isinstance(config, LanesObservation):
+            labels = lane_labels(simulator.network.max_lanes)
         else:
             labels = route_labels(config)
         every = [str(c) for c in range(len(simulator.fleet.slots))]
@@ -66,20 +75,29 @@ def observation_labels(scenario: TrafficScenario, simulator: Simulator) -> tuple
 
 
 def observe(
-    state: TrafficState, neighbors: Neighbors, simulator: Simulator, config: ObservationConfig, control: ControlConfig
+    state: TrafficState,
+    neighbors: Neighbors | None,
+    simulator: Simulator,
+    config: ObservationConfig,
+    control: ControlConfig,
 ) -> Tensor:
     """[B, C, O] for a shared observation, else [B, O], as the scenario's ``observation`` section says.
 
+    ``neighbors`` may be None: they are looked for where the observation needs them.
     Where a joint policy drives vehicles and switches signals, the signals' rows follow those of the vehicles.
     """
     if isinstance(config, WorldObservation):
         rows = observe_world(state, simulator)
     elif isinstance(config, JunctionsObservation):
         rows = observe_junctions(state, simulator, config)
-    elif isinstance(config, RouteObservation):
-        rows = observe_route(state, neighbors, simulator, config)
+    elif isinstance(config, LanesObservation):
+        rows = observe_lanes(state, simulator)
     else:
-        rows = observe_local(state, neighbors, simulator, config)
+        around = simulator.neighbors(state) if neighbors is None else neighbors
+        if isinstance(config, RouteObservation):
+            rows = observe_route(state, around, simulator, config)
+        else:
+            rows = observe_local(state, around, simulator, config)
     rows = rows if config.shared or rows.dim() == 2 else rows.flatten(1)
     if not _appends_signals(config, control):
         return rows

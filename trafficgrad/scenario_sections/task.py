@@ -51,6 +51,24 @@ class WorldObservation(StrictModel):
         return None
 
 
+class LanesObservation(StrictModel):
+    """What each controlled vehicle of a straight road sees of the first ordinary driver of every lane behind it.
+
+    Its own velocity and place across the road, then the drivers, the nearest first: how far it is ahead of each, how
+    fast that one comes nearer and how far to the left its lane is. One row a vehicle, or all rows joined.
+    """
+
+    kind: Literal["lanes"]
+    shared: bool = Field(
+        default=True, description="true: one row per controlled vehicle, for a shared policy; false: the rows joined"
+    )
+
+    @property
+    def target_speed(self) -> None:
+        """Speeds are absolute."""
+        return None
+
+
 class RouteObservation(StrictModel):
     """What each controlled vehicle sees along its own way, on any network, one row a vehicle, or all rows joined.
 
@@ -93,7 +111,7 @@ class JunctionsObservation(StrictModel):
 
 
 ObservationConfig = Annotated[
-    LocalObservation | WorldObservation | RouteObservation | JunctionsObservation,
+    LocalObservation | WorldObservation | LanesObservation | RouteObservation | JunctionsObservation,
     Field(discriminator="kind"),
     BeforeValidator(default_kind("local")),
 ]
