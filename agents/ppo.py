@@ -6,7 +6,8 @@ does not silence the others); ``ratio: joint`` clips the product.
 
 Where a step went too far the KL stop (``target_kl``) ends the update, or ``schedule: kl`` takes shorter ones from then
 on. ``retries`` are the "stable PPO" of Son et al. (2023), for comparisons: what a failed attempt left in Adam's moments
-stays, as published, and the rate shrinks from attempt to attempt, which it did not (F8). It can only ever fall.
+stays, as published, and the rate shrinks from attempt to attempt, which it did not (F8). The next update begins one
+rate above the one that helped: from the top every time, most attempts would fail as they did before.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class UpdateConfig(StrictModel):
         default=0,
         ge=0,
         description="times that an update which made its own loss worse is taken back and tried again with a smaller "
-        'rate ("stable PPO"); after that it is left out, and later ones begin with a smaller rate',
+        'rate ("stable PPO"); after that it is left out. The next begins one rate above the one that helped',
     )
     critic_epochs: int | None = Field(
         default=None,
@@ -217,15 +218,7 @@ class PPOUpdate:
                 config.max_gradient_norm,
                 self.generator,
             )
-        kept = {name: x.clone() for name, x in networks.actor.state_dict().items()} if config.retries else {}
-        for attempt in range(config.retries + 1):
-            self.actor_optimizer.param_groups[0]["lr"] = used / self.RATE_FACTOR**attempt
-            epochs = self._epochs(batch)
-            if not config.retries or not epochs.last > epochs.first:
-                break
-            networks.actor.load_state_dict(kept)
-        else:
-            self.rate /= self.RATE_FACTOR
+        epochs = self._tried(batch, used) if config.retries else self._at_rate(batch, used)
         networks.follow()
         explained = 1 - (rollout.return_ - rollout.value).var() / (rollout.return_.var() + 1e-8)
         if error is None:
@@ -240,6 +233,25 @@ class PPOUpdate:
             **spread_of_policy(rollout),
             "learning_rate": used,
         }
+
+    def _tried(self, batch: _Batch, rate: float) -> _Epochs:
+        """The epochs, again at ever smaller rates while they make the loss larger; not at all if none helps.
+
+        The next update begins one rate above the one that helped, so it need not fail all the way down again.
+        """
+        config, actor = self.config, self.networks.actor
+        kept = {name: x.clone() for name, x in actor.state_dict().items()}
+        for attempt in range(config.retries + 1):
+            epochs = self._at_rate(batch, rate / self.RATE_FACTOR**attempt)
+            if not epochs.last > epochs.first:
+                break
+            actor.load_state_dict(kept)
+        self.rate = min(self.rate / self.RATE_FACTOR ** (attempt - 1), config.learning_rate)
+        return epochs
+
+    def _at_rate(self, batch: _Batch, rate: float) -> _Epochs:
+        self.actor_optimizer.param_groups[0]["lr"] = rate
+        return self._epochs(batch)
 
     def _epochs(self, batch: _Batch) -> _Epochs:
         """Pass over the samples, again and again, one step a minibatch."""
