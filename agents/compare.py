@@ -56,7 +56,7 @@ class Grid:
     """What is compared."""
 
     groups: tuple[Group, ...]
-    seeds: tuple[int, ...]
+    seeds: int | None  # of all groups; None: each has its own number
     suite: Suite | None  # that brings published numbers along
     quick: bool  # smaller budgets
 
@@ -97,8 +97,7 @@ def grid(
     if known is None:
         if not scenarios:
             raise TrafficGradError(f"name a scenario to compare on, or a suite: --suite {', '.join(SUITES)}")
-        groups: tuple[Group, ...] = (Group(tuple(scenarios), parse_rows(agents or AGENTS), QUICK),)
-        usual = SEEDS
+        groups: tuple[Group, ...] = (Group(tuple(scenarios), parse_rows(agents or AGENTS), QUICK, SEEDS),)
     else:
         for name in scenarios:
             if name not in known.scenarios:
@@ -108,9 +107,8 @@ def grid(
                 )
         rows = parse_rows(agents) if agents is not None else None
         parts = (_part(known, group, scenarios, rows) for group in known.groups)
-        groups, usual = tuple(part for part in parts if part.scenarios and part.rows), known.seeds
-    count = seeds if seeds is not None else QUICK_SEEDS if quick else usual
-    return Grid(groups, tuple(range(1, count + 1)), known, quick)
+        groups = tuple(part for part in parts if part.scenarios and part.rows)
+    return Grid(groups, QUICK_SEEDS if seeds is None and quick else seeds, known, quick)
 
 
 def _part(suite: Suite, group: Group, scenarios: Sequence[str], rows: tuple[Row, ...] | None) -> Group:
@@ -201,7 +199,12 @@ def compare(
         job
         for group in wanted.groups
         for job in plan(
-            group.scenarios, group.rows, wanted.seeds, settings, folder, group.quick if wanted.quick else None
+            group.scenarios,
+            group.rows,
+            range(1, (wanted.seeds or group.seeds) + 1),
+            settings,
+            folder,
+            group.quick if wanted.quick else None,
         )
     ]
     files = _Files(output, planned)

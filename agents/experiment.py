@@ -68,13 +68,6 @@ class TrainingConfig(StrictModel):
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount per decision")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="decay of the generalised advantage estimate")
     reward_offset: float = Field(default=0.0, description="subtracted from every reward before learning")
-    reward_centering: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the mean reward of the first 20 updates that is subtracted too: to go on while earning "
-        "less than that is then worth less than to end",
-    )
     noise_memory: float = Field(
         default=0.0,
         ge=0,
@@ -114,11 +107,8 @@ class TrainingConfig(StrictModel):
         """What the first rollout needs to know."""
         return self.rollout_at(0.0)
 
-    def rollout_at(self, progress: float, first_reward: float = 0.0) -> RolloutSettings:
-        """What a rollout needs to know when the share ``progress`` of the budget is spent.
-
-        ``first_reward`` is the mean reward of the first updates, which ``reward_centering`` has to know.
-        """
+    def rollout_at(self, progress: float) -> RolloutSettings:
+        """What a rollout needs to know when the share ``progress`` of the budget is spent."""
         agent = self.agent
         decay = agent.gae_lambda if isinstance(agent, RPConfig) else None
         gradient = agent.gradient_lambda if isinstance(agent, GIPPOConfig | TRIGConfig) else None
@@ -126,7 +116,7 @@ class TrainingConfig(StrictModel):
             self.window,
             self.gamma,
             self.gae_lambda if decay is None else decay,
-            self.reward_offset + self.reward_centering * first_reward,
+            self.reward_offset,
             self.noise_memory * (1.0 - progress if self.noise_memory_schedule == "linear" else 1.0),
             gradient_lambda=0.0 if isinstance(agent, PEConfig) else gradient,
         )

@@ -28,6 +28,7 @@ class Group:
     scenarios: tuple[str, ...]  # files or shipped names
     rows: tuple[Row, ...]
     quick: float  # factor on training.decisions with --quick
+    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Suite:
     groups: tuple[Group, ...]
     reference: Mapping[str, Mapping[str, float]]
     notes: Mapping[str, str]  # scenario -> what to know about its reference
-    seeds: int = 5
 
     @property
     def scenarios(self) -> tuple[str, ...]:
@@ -60,22 +60,26 @@ _FUNCTION_ROWS = (
     *(Row(name, name) for name in _AGENTS),
     *(Row(f"{name} shifted", name, _SHIFTED) for name in _AGENTS),
 )
-# Pace cars: the paper's settings and its gradient; then all agents with the same networks, observation and action.
-_BLOCKED = ("lane_gradient.mode=blocked",)
+# Pace cars: all as in the paper; then all agents with the same networks, observation and action, first the paper's
+# action, then lanes.
+_WORLD, _BLOCKED = "observation={kind: world}", "lane_gradient.mode=blocked"
 _LANES = ("control.command=lanes", "control.speed=[0.0, 30.0]", "training.noise_memory=4")
-_HEADING = ("control.command=heading_and_speed",)
+_HEADING = ("control.command=heading_and_speed", "training.noise_memory=10")
 _WITHOUT = ("training.agent.use_gradient=false",)
 _PACE_CAR_ROWS = (
-    *(Row(f"{name} paper", f"{name}_paper", _BLOCKED) for name in _AGENTS[:5]),
+    *(Row(f"{name} paper", f"{name}_paper", (_WORLD, _BLOCKED)) for name in _AGENTS[:5]),
     *(Row(name, name) for name in _AGENTS),
     Row("trig no gradient", "trig", _WITHOUT),
-    Row("trig blocked", "trig", _BLOCKED),
+)
+_LANES_ROWS = (
     *(Row(f"{name} lanes", name, _LANES) for name in _AGENTS),
     Row("trig no gradient lanes", "trig", (*_LANES, *_WITHOUT)),
-    *(Row(f"{name} heading", name, _HEADING) for name in ("ppo", "trig")),
 )
-# What each part of TRIG does, and what lost beside it.
+# What observation, gradient and action do, what each part of TRIG does, and what lost beside it.
 _PARTS = (
+    *(Row(f"{name} world", name, (_WORLD,)) for name in ("ppo", "trig")),
+    *(Row(f"{name} blocked", name, (_BLOCKED,)) for name in ("rp", "gippo", "trig")),
+    *(Row(f"{name} heading", name, _HEADING) for name in ("ppo", "trig")),
     Row("trig without likelihood ratio", "trig", ("training.agent.likelihood_ratio=false",)),
     Row("trig damped", "trig", ("training.agent.gradient_lambda=null",)),
     Row("trig then ppo", "trig", ("training.agent.epochs=5",)),
@@ -108,9 +112,10 @@ _NOTES = {"pace_car_3lane": "not in the paper: its authors ran three lanes and l
 
 _FUNCTION_GROUP = Group(tuple(_FUNCTIONS), _FUNCTION_ROWS, quick=0.2)
 _PACE_CAR_GROUP = Group(tuple(_PACE_CAR), _PACE_CAR_ROWS, quick=0.1)
-_PART_GROUP = Group(("pace_car_2lane", "pace_car_10lane"), _PARTS, quick=0.1)
+_LANES_GROUP = Group(("pace_car_3lane", "pace_car_4lane", "pace_car_10lane"), _LANES_ROWS, quick=0.1)
+_PARTS_GROUP = Group(("pace_car_2lane", "pace_car_4lane", "pace_car_10lane"), _PARTS, quick=0.1, seeds=3)
 SUITES = {
     "functions": Suite((_FUNCTION_GROUP,), _FUNCTIONS, {}),
-    "pacecar": Suite((_PACE_CAR_GROUP, _PART_GROUP), _PACE_CAR, _NOTES),
+    "pacecar": Suite((_PACE_CAR_GROUP, _LANES_GROUP, _PARTS_GROUP), _PACE_CAR, _NOTES),
     "paper": Suite((_FUNCTION_GROUP, _PACE_CAR_GROUP), {**_FUNCTIONS, **_PACE_CAR}, _NOTES),
 }

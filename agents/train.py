@@ -25,7 +25,6 @@ from trafficgrad.kernels.library import use_threads
 
 STEADY = 3  # evaluations whose mean score decides which policy is the best: one alone may be luck
 RECENT = 10  # iterations whose episodes make the moving return
-FIRST = 20  # updates whose mean reward training.reward_centering is a share of
 SAVE_SECONDS = 30.0  # between two checkpoints, where writing one takes longer than CHEAP_SAVE
 CHEAP_SAVE = 0.05  # s
 
@@ -146,7 +145,6 @@ class _Session:
         self.scores: list[float] = []  # of the last evaluations
         self.next_evaluation = config.evaluation.every
         self.recent: list[list[float]] = []  # per iteration: sum of the returns of its complete episodes, their number
-        self.first_rewards: list[float] = []  # mean of each of the first updates
         if record is not None:
             self.restore(record)
 
@@ -159,13 +157,14 @@ class _Session:
         """One rollout and one update; returns the numbers for the log."""
         config, begun = self.experiment.config, time.monotonic()
         gradient = self.agent.needs_gradient
-        first = sum(self.first_rewards) / max(1, len(self.first_rewards))
-        settings = config.rollout_at(self.iteration / config.iterations, first)
-        carry, rollout = collect(self.experiment.env, self.carry, self.networks, settings, self.generator, gradient)
+        progress = self.iteration / config.iterations
+        carry, rollout = collect(
+            self.experiment.env, self.carry, self.networks, config.rollout_at(progress), self.generator, gradient
+        )
         context = f"iteration {self.iteration + 1}: "
         check_finite(rollout, carry, not self.agent.drop_nonfinite_gradient, context)
         simulated = time.monotonic()
-        metrics = self.agent.update(rollout, self.iteration / config.iterations)
+        metrics = self.agent.update(rollout, progress)
         self.networks.update_normalizer(rollout.of_present(rollout.raw_observation))
         if not all(torch.stack([x.isfinite().all() for x in self.networks.state_dict().values()]).tolist()):
             raise TrafficGradError(f"{context}the update left a weight that is not finite: lower the learning rates")
@@ -180,7 +179,6 @@ class _Session:
         numbers = dict(zip(names, torch.stack([x.to(rollout.reward.dtype) for x in values]).tolist(), strict=True))
         self.carry = carry
         self.iteration += 1
-        self.first_rewards = [*self.first_rewards, numbers["reward"]][:FIRST]
         episodes = numbers.pop("episodes")
         returns, lengths = numbers.pop("return_sum"), numbers.pop("length_sum")
         self.recent = [*self.recent, [returns, episodes]][-RECENT:]
@@ -237,7 +235,6 @@ class _Session:
                 "scores": self.scores,
                 "next_evaluation": self.next_evaluation,
                 "recent": self.recent,
-                "first_rewards": self.first_rewards,
             },
         }
 
@@ -255,7 +252,6 @@ class _Session:
             self.scores = [float(score) for score in saved["scores"]]
             self.next_evaluation = int(saved["next_evaluation"])
             self.recent = [[float(total), float(count)] for total, count in saved["recent"]]
-            self.first_rewards = [float(reward) for reward in saved["first_rewards"]]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             if isinstance(error, TrafficGradError):
                 raise

@@ -52,7 +52,12 @@ _HEADING = "control.command=heading_and_speed"
 
 
 def _mode(agent: str, mode: str, *overrides: str) -> tuple[str, tuple[str, ...]]:
-    fixed = ("training.decisions=409600", "training.noise_memory=0.0", f"lane_gradient.mode={mode}")
+    fixed = (
+        "training.decisions=409600",
+        "training.noise_memory=0.0",
+        "observation={kind: world}",
+        f"lane_gradient.mode={mode}",
+    )
     return agent, (*fixed, *overrides)
 
 

@@ -169,13 +169,15 @@ def test_lines_stand_for_runs_whose_folders_are_gone(command, stub):
 
 def test_a_row_is_trained_where_its_suite_has_it(monkeypatch):
     ours, theirs = Row("ours", "gippo"), Row("theirs", "ppo")
-    groups = (Group(("a", "b"), (ours, theirs), 0.1), Group(("b",), (Row("part", "rp"),), 0.1))
+    groups = (Group(("a", "b"), (ours, theirs), 0.1), Group(("b",), (Row("part", "rp"),), 0.1, 3))
     monkeypatch.setitem(SUITES, "small", Suite(groups, {}, {}))
 
     def rows(agents: str | None) -> list[tuple[tuple[str, ...], list[str]]]:
         chosen = compare.grid([], agents, None, "small").groups
         return [(group.scenarios, [row.label for row in group.rows]) for group in chosen]
 
+    (_, part) = compare.grid([], None, None, "small").groups
+    assert part.seeds == 3 and compare.grid([], None, 7, "small").seeds == 7
     assert rows(None) == [(("a", "b"), ["ours", "theirs"]), (("b",), ["part"])]
     assert rows("theirs") == [(("a", "b"), ["theirs"])]
     assert rows("part,ours") == [(("a", "b"), ["ours"]), (("b",), ["part"])]
@@ -328,16 +330,18 @@ def test_the_seed_in_overrides(tmp_path):
 
 def test_suites():
     grid = compare.grid([], suite="paper")
-    assert grid.seeds == (1, 2, 3, 4, 5) and not grid.quick
+    assert grid.seeds is None and not grid.quick and {group.seeds for group in grid.groups} == {5}
     assert grid.groups == (*SUITES["functions"].groups, *SUITES["pacecar"].groups[:1])
     for suite in SUITES.values():
         assert set(suite.reference) == set(suite.scenarios) and all(0 < group.quick < 1 for group in suite.groups)
+        cells = [(name, row.label) for group in suite.groups for name in group.scenarios for row in group.rows]
+        assert len(set(cells)) == len(cells)
         for group in suite.groups:
             assert len({row.label for row in group.rows}) == len(group.rows)
             assert not any("," in row.label for row in group.rows)
     chosen = compare.grid(["ackley_64"], "ppo shifted,gippo:training.gamma=0.9", suite="paper", quick=True)
     (part,) = chosen.groups
-    assert part.scenarios == ("ackley_64",) and chosen.seeds == (1, 2) and chosen.quick
+    assert part.scenarios == ("ackley_64",) and chosen.seeds == 2 and chosen.quick
     assert part.quick == SUITES["functions"].groups[0].quick
     assert part.rows[0] == next(row for row in SUITES["functions"].groups[0].rows if row.label == "ppo shifted")
     assert part.rows[1].overrides == ("training.gamma=0.9",)

@@ -340,11 +340,14 @@ def test_a_rollout_is_its_steps() -> None:
             ),
         ),
         ("ring_1lane", ("observation.others=2",)),
-        ("pace_car_2lane", ()),
-        ("pace_car_10lane", ("control.acceleration_scale=40.0", "control.acceleration=[-40.0, 40.0]")),
+        ("pace_car_2lane", ("observation={kind: world}",)),
+        (
+            "pace_car_10lane",
+            ("observation={kind: world}", "control.acceleration_scale=40.0", "control.acceleration=[-40.0, 40.0]"),
+        ),
         ("pace_car_4lane", ("observation={kind: local, target_speed: 10.0}", "control.steering_scale=3.0")),
-        ("pace_car_3lane", ("observation.kind=lanes",)),
-        ("pace_car_3lane", ("observation={kind: lanes, shared: false}",)),
+        ("pace_car_3lane", ()),
+        ("pace_car_3lane", ("observation.shared=true",)),
         ("figure_eight", ()),
     ],
 )

@@ -70,7 +70,7 @@ def test_returns_of_simple_policies(name: str, lanes: int) -> None:
 @pytest.mark.parametrize("lanes", list(CASES))
 def test_equals_an_independent_implementation(lanes: int) -> None:
     """Random driving, step by step: observations, rewards and the moment of failure."""
-    env = make(lanes)
+    env = make(lanes, ("observation={kind: world}",))
     generator = torch.Generator().manual_seed(lanes)
     state = in_lanes(env, lanes)
     oracles = [PaceCar(lanes, CASES[lanes], k) for k in range(lanes)]

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import math
-import sys
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from trafficgrad.agents.rp import RPConfig
 from trafficgrad.agents.train import train
 from trafficgrad.errors import TrafficGradError
 
-train_module = sys.modules["trafficgrad.agents.train"]
 WORLDS, WINDOW = 8, 6
 SMALL_AGENTS = {
     "trig": {"kind": "trig", "critic_minibatch": 16, "critic_epochs": 2, "schedule": "constant", "kl": 0.02},
@@ -254,25 +252,6 @@ def test_threads_and_dtype(tmp_path):
     assert torch.get_num_threads() == before
     assert {x.dtype for x in result.policy.state_dict().values()} == {torch.float64}
     assert load_policy(tmp_path / "run")(torch.zeros(2, 4, dtype=torch.float64)).dtype == torch.float64
-
-
-def test_reward_centering_subtracts_a_share_of_what_the_first_updates_earned(tmp_path, monkeypatch):
-    offsets = []
-    collect = train_module.collect
-
-    def watch(env, carry, networks, settings, *more):
-        offsets.append(settings.reward_offset)
-        return collect(env, carry, networks, settings, *more)
-
-    monkeypatch.setattr(train_module, "collect", watch)
-    monkeypatch.setattr(train_module, "FIRST", 3)
-    centred = {"reward_centering": 0.4, "reward_offset": 0.5}
-    train(experiment(3, **centred), tmp_path / "run", progress=False)
-    train(experiment(6, **centred), tmp_path / "run", resume=True, progress=False)
-    rewards = [float(row["reward"]) for row in rows(tmp_path / "run")]
-    assert len(set(rewards)) == 6
-    expected = [0.5, *(0.5 + 0.4 * sum(rewards[:n]) / n for n in (1, 2, 3, 3, 3))]
-    assert offsets == pytest.approx(expected)
 
 
 def test_frozen_actions_are_zero_in_training(tmp_path):
