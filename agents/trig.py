@@ -62,6 +62,13 @@ class TRIGConfig(UpdateConfig):
         default=8, ge=0, description="passes of the critic over the rollout, on its own; null = in PPO's minibatches"
     )
     kl: float = Field(default=0.005, gt=0, description="how far the step goes, KL per action component")
+    warmup: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the budget over which kl grows from 0 to its value: long steps that a critic without "
+        "experience suggests may lead where nothing else is tried any more",
+    )
     likelihood_ratio: bool = Field(
         default=True, description="mix the pathwise gradient with the likelihood ratio's, weighted by their variances"
     )
@@ -94,6 +101,8 @@ class TRIGConfig(UpdateConfig):
 
 class TRIG(Agent):
     """Trust-region interpolated gradients."""
+
+    LEAST = 0.002  # share of the budget that the warm-up begins with: a step of no length tells nothing
 
     def __init__(self, config: TRIGConfig, networks: ActorCritic, generator: torch.Generator) -> None:
         self.needs_gradient = config.use_gradient
@@ -171,6 +180,8 @@ class TRIG(Agent):
         """
         config, actor = self.config, self.networks.actor
         remaining = 1.0 - progress if config.schedule == "linear" else 1.0
+        if config.warmup:
+            remaining *= min(1.0, max(progress, self.LEAST) / config.warmup)
         kl = config.kl * remaining * (actor.spec.action_size - len(actor.spec.frozen))
         direction = solver.solve(slopes)
         shift = solver.push(direction)

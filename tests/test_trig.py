@@ -105,6 +105,13 @@ def test_the_step_moves_the_policy_by_kl_and_improves(policy):
     assert expected_reward_of(agent, rollout, wanted) > before + 1e-3
 
 
+def test_the_warm_up_lets_the_trust_region_grow():
+    agent, rollout = agent_and_rollout(kl=0.004, warmup=0.5, schedule="linear")
+    rollout, _ = quadratic(agent.networks, rollout)
+    aimed = [agent.update(rollout, progress)["kl_aimed"] for progress in (0.0, 0.25, 0.5, 0.75)]
+    assert aimed == pytest.approx([0.008 * x for x in (0.002 / 0.5, 0.75 * 0.5, 0.5, 0.25)])
+
+
 def expected_reward_of(agent, rollout, wanted):
     if not agent.networks.actor.tells_std:
         return expected_reward(agent.networks, rollout, wanted)
