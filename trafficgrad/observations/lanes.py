@@ -20,22 +20,31 @@ class Leads(NamedTuple):
     aside: Tensor  # m, how far the lane's centre line is to the left of it
 
 
-def lane_leads(state: TrafficState, simulator: Simulator) -> Leads:
-    """Who comes first on every lane behind each controlled vehicle, and where that lane is."""
+def lane_leads(state: TrafficState, simulator: Simulator, nearest_first: bool = False) -> Leads:
+    """Who comes first on every lane behind each controlled vehicle, and where that lane is.
+
+    The last dimension is in the order of the lanes, or, ``nearest_first``, of how near these drivers are.
+    """
     slots = simulator.fleet.slots
     t = simulator.network.tables(state.position.dtype, state.position.device)
-    lane = state.lane.clamp(min=0)
-    place = torch.arange(simulator.network.max_lanes, device=lane.device)
-    human = torch.ones(lane.shape[1], dtype=torch.bool, device=lane.device)
-    human[slots] = False
-    on = (t.number[lane][..., None] == place) & (human & state.active)[..., None]
-    front, which = torch.where(on, state.position[..., None], -torch.inf).max(1)  # [B, L]
-    taken = front.isfinite()[:, None, :]
-    ahead = torch.where(taken, state.position[:, slots, None] - front[:, None, :], FAR)
-    speed = torch.where(taken, state.speed.gather(1, which)[:, None, :], 0.0)
-    width = t.width[0]
-    across = t.number[lane] * width + state.lateral
-    return Leads(ahead, speed.expand_as(ahead), place * width - across[:, slots, None])
+    lane, worlds, count = state.lane.clamp(min=0), len(state.lane), len(slots)
+    with torch.no_grad():
+        # Who is looked at: no slope. With it few operations on few numbers are left, which is what a step costs.
+        place = torch.arange(simulator.network.max_lanes, device=lane.device)
+        human = state.active.index_fill(1, slots, False)
+        on = (t.number[lane][..., None] == place) & human[..., None]
+        front, which = torch.where(on, state.position[..., None], -torch.inf).max(1)  # [B, L]
+        front, which, place = (x.unsqueeze(-2).expand(worlds, count, -1) for x in (front, which, place))
+        if nearest_first:
+            order = torch.argsort(front, dim=-1, descending=True, stable=True)
+            front, which, place = (x.gather(-1, order) for x in (front, which, place))
+        taken, index = front.isfinite(), which.flatten(1)
+        width = t.width[0]
+        across = (place - t.number[lane[:, slots]][..., None]) * width
+    position = state.position.gather(1, index).view(worlds, count, -1)
+    speed = state.speed.gather(1, index).view(worlds, count, -1)
+    ahead = torch.where(taken, state.position.index_select(1, slots)[..., None] - position, FAR)
+    return Leads(ahead, torch.where(taken, speed, 0.0), across - state.lateral.index_select(1, slots)[..., None])
 
 
 def lane_labels(lanes: int) -> tuple[str, ...]:
@@ -52,11 +61,12 @@ def observe_lanes(state: TrafficState, simulator: Simulator) -> Tensor:
     case for each of them.
     """
     slots = simulator.fleet.slots
-    speed, heading = state.speed[:, slots], state.heading[:, slots]
+    t = simulator.network.tables(state.position.dtype, state.position.device)
+    width = t.width[0]
+    speed, heading = state.speed.index_select(1, slots), state.heading.index_select(1, slots)
     along, across = speed * torch.cos(heading), speed * torch.sin(heading)
-    width = simulator.network.tables(speed.dtype, speed.device).width[0]
-    leads = lane_leads(state, simulator)
-    own = torch.stack([along, across, leads.aside[..., -1] + 0.5 * width, 0.5 * width - leads.aside[..., 0]], -1)
-    order = torch.argsort(leads.ahead, dim=-1, stable=True)
-    lead, other, aside = (x.gather(-1, order) for x in leads)
+    place = t.number[state.lane[:, slots].clamp(min=0)] * width + state.lateral.index_select(1, slots)
+    edges = ((simulator.network.max_lanes - 0.5) * width - place, 0.5 * width + place)
+    lead, other, aside = lane_leads(state, simulator, nearest_first=True)
+    own = torch.stack([along, across, *edges], -1)
     return torch.cat([own, lead, other - along[..., None], aside], -1)
