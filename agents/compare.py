@@ -106,14 +106,16 @@ def grid(
                     f"it has {', '.join(known.scenarios)}"
                 )
         rows = parse_rows(agents) if agents is not None else None
-        parts = (_part(known, group, scenarios, rows) for group in known.groups)
+        parts = (
+            _part(known, group, scenarios or (group.quick_scenarios if quick else None), rows) for group in known.groups
+        )
         groups = tuple(part for part in parts if part.scenarios and part.rows)
     return Grid(groups, QUICK_SEEDS if seeds is None and quick else seeds, known, quick)
 
 
-def _part(suite: Suite, group: Group, scenarios: Sequence[str], rows: tuple[Row, ...] | None) -> Group:
-    """What of a suite's group is wanted: its rows by their labels, and rows of one's own; None: all its rows."""
-    names = tuple(name for name in group.scenarios if name in scenarios or not scenarios)
+def _part(suite: Suite, group: Group, scenarios: Sequence[str] | None, rows: tuple[Row, ...] | None) -> Group:
+    """What of a suite's group is wanted: its rows by their labels, and rows of one's own; None: all."""
+    names = tuple(name for name in group.scenarios if scenarios is None or name in scenarios)
     if rows is None:
         return replace(group, scenarios=names)
     named = {row.label: row for row in group.rows}

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,12 @@ def test_a_row_is_trained_where_its_suite_has_it(monkeypatch):
     (_, part) = compare.grid([], None, None, "small").groups
     assert part.seeds == 3 and compare.grid([], None, 7, "small").seeds == 7
     assert rows(None) == [(("a", "b"), ["ours", "theirs"]), (("b",), ["part"])]
+    quick = replace(groups[0], quick_scenarios=("b",)), replace(groups[1], quick_scenarios=())
+    monkeypatch.setitem(SUITES, "short", Suite(quick, {}, {}))
+    assert [group.scenarios for group in compare.grid([], None, None, "short", quick=True).groups] == [("b",)]
+    named = compare.grid(["b"], None, None, "short", quick=True).groups
+    assert [(group.scenarios, len(group.rows)) for group in named] == [(("b",), 2), (("b",), 1)]
+    assert len(compare.grid([], None, None, "short").groups[0].scenarios) == 2
     assert rows("theirs") == [(("a", "b"), ["theirs"])]
     assert rows("part,ours") == [(("a", "b"), ["ours"]), (("b",), ["part"])]
     assert rows("lr") == [(("a", "b"), ["lr"]), (("b",), ["lr"])]
