@@ -97,7 +97,7 @@ def grid(
     if known is None:
         if not scenarios:
             raise TrafficGradError(f"name a scenario to compare on, or a suite: --suite {', '.join(SUITES)}")
-        groups: tuple[Group, ...] = (Group(tuple(scenarios), parse_rows(agents or AGENTS), QUICK, SEEDS),)
+        groups: tuple[Group, ...] = (Group("", tuple(scenarios), parse_rows(agents or AGENTS), QUICK, SEEDS),)
     else:
         for name in scenarios:
             if name not in known.scenarios:
@@ -114,14 +114,19 @@ def grid(
 
 
 def _part(suite: Suite, group: Group, scenarios: Sequence[str] | None, rows: tuple[Row, ...] | None) -> Group:
-    """What of a suite's group is wanted: its rows by their labels, and rows of one's own; None: all."""
+    """What of a suite's group is wanted: its rows by their labels; None: all.
+
+    Rows of one's own are trained with the first group that has a scenario.
+    """
     names = tuple(name for name in group.scenarios if scenarios is None or name in scenarios)
     if rows is None:
         return replace(group, scenarios=names)
+    before = suite.groups[: suite.groups.index(group)]
+    first = not any(name in other.scenarios for other in before for name in group.scenarios)
     named = {row.label: row for row in group.rows}
-    elsewhere = {row.label for other in suite.groups for row in other.rows} - named.keys()
-    wanted = tuple(named.get(row.label, row) for row in rows if row.label not in elsewhere)
-    return replace(group, scenarios=names, rows=wanted)
+    known = {row.label for other in suite.groups for row in other.rows}
+    wanted = (named.get(row.label, row) for row in rows if row.label in named or (first and row.label not in known))
+    return replace(group, scenarios=names, rows=tuple(wanted))
 
 
 def find_suite(name: str | None) -> Suite | None:

@@ -22,7 +22,7 @@ from trafficgrad.agents.statistics import (
     interquartile_mean,
     summarize,
 )
-from trafficgrad.agents.suites import Suite
+from trafficgrad.agents.suites import Suite, sections
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import complete_file
 
@@ -151,8 +151,21 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) ->
     parts = [f"## {scenario}", *([f"{about} decisions a training."] if about else [])]
     failed = [line for line in lines if line["status"] == "failed"]
     parts += [f"Failed: {line['row']}, seed {line['seed']}: {line['message']}" for line in failed]
-
     reference = suite.reference.get(scenario, {}) if suite is not None else {}
+    usual = _median(groups.get("ppo", []), "cpu_per_update")
+    found = sections(suite, scenario, groups)
+    for i, (name, labels) in enumerate(found.items()):
+        section = {label: groups[label] for label in labels}
+        parts += [f"### {name}"] if len(found) > 1 else []
+        parts += ["Mean over seeds [lowest, highest]:", _first_grid(section, shown, reference if i == 0 else {})]
+        if i == 0 and suite is not None and reference and scenario in suite.notes:
+            parts.append(f"The lines marked (paper): {suite.notes[scenario]}.")
+        parts += ["Interquartile mean over seeds [95 % bootstrap interval], length of the episodes, cost:"]
+        parts.append(_second_grid(section, shown, usual))
+    return parts
+
+
+def _first_grid(groups: Mapping[str, Sequence[Line]], shown: Sequence[str], reference: Mapping[str, float]) -> str:
     means = [
         [row, str(len(group)), *(_mean_cell(summarize(_values(group, name))) for name in shown)]
         for row, group in groups.items()
@@ -160,35 +173,29 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) ->
     if "paper" in shown or not shown:
         empty = [""] * (len(shown) - 1)
         means += [[f"{name} (paper)", "", number(value), *empty] for name, value in reference.items()]
-    titles = [STATISTICS[name] for name in (shown or ["paper"])]
-    parts += ["Mean over seeds [lowest, highest]:", _grid(["row", "seeds", *titles], means)]
-    if suite is not None and reference and scenario in suite.notes:
-        parts.append(f"The lines marked (paper): {suite.notes[scenario]}.")
-    parts += ["Interquartile mean over seeds [95 % bootstrap interval], length of the episodes, cost:"]
-    return [*parts, _second_grid(groups, shown)]
+    return _grid(["row", "seeds", *(STATISTICS[name] for name in (shown or ["paper"]))], means)
 
 
-def _second_grid(groups: Mapping[str, Sequence[Line]], shown: Sequence[str]) -> str:
+def _second_grid(groups: Mapping[str, Sequence[Line]], shown: Sequence[str], usual: float) -> str:
+    """``usual``: cost of the row that the others are compared with."""
     lengths = [name for name in _LENGTHS if name.removesuffix("_length") in shown]
-    costs = {row: _median(group, "cpu_per_update") for row, group in groups.items()}
-    walls = {row: _median(group, "wall_per_update") for row, group in groups.items()}
     table = []
     for row, group in groups.items():
-        ratio = costs[row] / costs["ppo"] if costs.get("ppo") else math.nan
+        cost = _median(group, "cpu_per_update")
         table.append(
             [
                 row,
                 *(_interval_cell(summarize(_values(group, name))) for name in shown),
                 " / ".join(number(float(np.mean(_values(group, name)))) if group else "" for name in lengths),
-                number(costs[row]),
-                number(walls[row]),
-                number(ratio, 3),
+                number(cost),
+                number(_median(group, "wall_per_update")),
+                number(cost / usual, 3) if usual else "",
             ]
         )
     titles = [STATISTICS[name] for name in shown]
     short = " / ".join(STATISTICS[name.removesuffix("_length")] for name in lengths)
-    cost = ["CPU s per update", "wall s per update", "cost / ppo"]
-    return _grid(["row", *titles, f"length: {short}" if lengths else "length", *cost], table)
+    cost_titles = ["CPU s per update", "wall s per update", "cost / ppo"]
+    return _grid(["row", *titles, f"length: {short}" if lengths else "length", *cost_titles], table)
 
 
 def _together(scenarios: Sequence[str], lines: Sequence[Line]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Rows and suites of ``trafficgrad compare``: what is trained, and what was published about it. Data, no code."""
+"""Rows and suites of ``trafficgrad compare``: what is trained, and what was published about it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SEED = "{seed}"  # in a row's overrides: the training seed
@@ -23,8 +23,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Scenarios that the same rows are trained on."""
+    """Scenarios that the same rows are trained on. Tables and pictures show each group by itself."""
 
+    name: str  # heading of its tables, part of its pictures' names
     scenarios: tuple[str, ...]  # files or shipped names
     rows: tuple[Row, ...]
     quick: float  # factor on training.decisions with --quick
@@ -57,25 +58,49 @@ _ALGORITHMS = ("LR", "RP", "PPO", "LR+RP", "GI-PPO")
 # Functions: the paper's agents with its settings, and ours; then the same where the optimum is not at 0.
 _AGENTS = ("lr", "rp", "ppo", "lr_rp", "gippo", "trig")
 _SHIFTED = ("optimum.kind=shifted", f"optimum.seed={SEED}")
-_FUNCTION_ROWS = (
-    *(Row(name, name) for name in _AGENTS),
-    *(Row(f"{name} shifted", name, _SHIFTED) for name in _AGENTS),
-)
+_FUNCTION_ROWS = tuple(Row(name, name) for name in _AGENTS)
+_SHIFTED_ROWS = tuple(Row(f"{name} shifted", name, _SHIFTED) for name in _AGENTS)
 # Pace cars: all as in the paper; then all agents with the same networks, observation and action, first the paper's
 # action, then lanes.
 _WORLD, _BLOCKED = "observation={kind: world}", "lane_gradient.mode=blocked"
 _LANES = ("control.command=lanes", "control.speed=[0.0, 30.0]", "training.noise_memory=4")
 _HEADING = ("control.command=heading_and_speed", "training.noise_memory=10")
 _WITHOUT = ("training.agent.use_gradient=false",)
-_PACE_CAR_ROWS = (
-    *(Row(f"{name} paper", f"{name}_paper", (_WORLD, _BLOCKED)) for name in _AGENTS[:5]),
-    *(Row(name, name) for name in _AGENTS),
-    Row("trig no gradient", "trig", _WITHOUT),
-)
+_PUBLISHED_ROWS = tuple(Row(f"{name} paper", f"{name}_paper", (_WORLD, _BLOCKED)) for name in _AGENTS[:5])
+_PACE_CAR_ROWS = (*(Row(name, name) for name in _AGENTS), Row("trig no gradient", "trig", _WITHOUT))
 _LANES_ROWS = (
     *(Row(f"{name} lanes", name, _LANES) for name in _AGENTS),
     Row("trig no gradient lanes", "trig", (*_LANES, *_WITHOUT)),
 )
+# A hand-written sweep, found by search with such noise, alone and as what actions are added to.
+_SWEEPS = {
+    "pace_car_3lane": dict(
+        heading_gain=2.5, lateral_gain=0.48, inset=0.72, lookahead=0.15, hysteresis=2.8,
+        speed=15.5, lead=6.8, speed_gain=0.37, speed_weight=0.58, distance_weight=2.86,
+    ),
+    "pace_car_4lane": dict(
+        heading_gain=2.8, lateral_gain=0.38, inset=1.2, lookahead=0.14, hysteresis=0.0,
+        speed=18.27, lead=8.05, speed_gain=0.455, speed_weight=1.2, distance_weight=1.06,
+    ),
+    "pace_car_10lane": dict(
+        heading_gain=0.5, lateral_gain=0.454, inset=0.33, lookahead=0.0, hysteresis=0.39,
+        speed=19.49, lead=12.46, speed_gain=0.544, speed_weight=0.743, distance_weight=2.49,
+    ),
+}  # fmt: skip
+_SWEEP_KEYS = ("speed", "lead", "speed_gain", "speed_weight", "distance_weight")
+_ALONE = ("training.agent.epochs=0", "training.agent.critic_epochs=0", "training.policy.output_gain=1.0e-6")
+
+
+def _sweep_rows(numbers: Mapping[str, float]) -> tuple[Row, ...]:
+    places = {"heading_gain": "control"} | {name: "control.lanes.sweep" for name in _SWEEP_KEYS}
+    sweep = tuple(f"{places.get(name, 'control.lanes')}.{name}={value}" for name, value in numbers.items())
+    shared = ("control.command=lanes", *sweep, "training.policy.log_std=-2.3", "training.noise_memory=0.0")
+    return (
+        Row("sweep alone", "ppo", (*shared, *_ALONE)),
+        *(Row(f"{name} on sweep", name, shared) for name in ("ppo", "trig")),
+    )
+
+
 # What observation, gradient and action do, what each part of TRIG does, and what lost beside it.
 _PARTS = (
     *(Row(f"{name} world", name, (_WORLD,)) for name in ("ppo", "trig")),
@@ -111,17 +136,37 @@ _PACE_CAR = _published(
 )
 _NOTES = {"pace_car_3lane": "not in the paper: its authors ran three lanes and left them out; numbers of their results"}
 
-_FUNCTION_GROUP = Group(tuple(_FUNCTIONS), _FUNCTION_ROWS, quick=0.2)
+_FUNCTION_GROUPS = (
+    Group("origin", tuple(_FUNCTIONS), _FUNCTION_ROWS, quick=0.2),
+    Group("shifted", tuple(_FUNCTIONS), _SHIFTED_ROWS, quick=0.2),
+)
 # Learning to hold lanes takes its time: a fraction of the budget tells something on two lanes only.
-_PACE_CAR_GROUP = Group(tuple(_PACE_CAR), _PACE_CAR_ROWS, quick=0.2, quick_scenarios=("pace_car_2lane",))
-_LANES_GROUP = Group(
-    ("pace_car_3lane", "pace_car_4lane", "pace_car_10lane"), _LANES_ROWS, quick=0.2, quick_scenarios=()
+_PACE_CAR_GROUPS = (
+    Group("published", tuple(_PACE_CAR), _PUBLISHED_ROWS, quick=0.2, quick_scenarios=("pace_car_2lane",)),
+    Group("steering", tuple(_PACE_CAR), _PACE_CAR_ROWS, quick=0.2, quick_scenarios=("pace_car_2lane",)),
+)
+_LANES_GROUP = Group("lanes", tuple(_SWEEPS), _LANES_ROWS, quick=0.2, quick_scenarios=())
+_SWEEP_GROUPS = tuple(
+    Group("sweep", (name,), _sweep_rows(numbers), quick=0.2, quick_scenarios=()) for name, numbers in _SWEEPS.items()
 )
 _PARTS_GROUP = Group(
-    ("pace_car_2lane", "pace_car_4lane", "pace_car_10lane"), _PARTS, quick=0.2, seeds=3, quick_scenarios=()
+    "parts", ("pace_car_2lane", "pace_car_4lane", "pace_car_10lane"), _PARTS, quick=0.2, quick_scenarios=(), seeds=3
 )
 SUITES = {
-    "functions": Suite((_FUNCTION_GROUP,), _FUNCTIONS, {}),
-    "pacecar": Suite((_PACE_CAR_GROUP, _LANES_GROUP, _PARTS_GROUP), _PACE_CAR, _NOTES),
-    "paper": Suite((_FUNCTION_GROUP, _PACE_CAR_GROUP), {**_FUNCTIONS, **_PACE_CAR}, _NOTES),
+    "functions": Suite(_FUNCTION_GROUPS, _FUNCTIONS, {}),
+    "pacecar": Suite((*_PACE_CAR_GROUPS, _LANES_GROUP, *_SWEEP_GROUPS, _PARTS_GROUP), _PACE_CAR, _NOTES),
+    "paper": Suite((*_FUNCTION_GROUPS, *_PACE_CAR_GROUPS), {**_FUNCTIONS, **_PACE_CAR}, _NOTES),
 }
+
+
+def sections(suite: Suite | None, scenario: str, rows: Iterable[str]) -> dict[str, list[str]]:
+    """Labels of a scenario's rows by the group of the suite that has them, in its order; all in one without a suite."""
+    left, found = list(dict.fromkeys(rows)), {}
+    for group in suite.groups if suite is not None else ():
+        own = [row.label for row in group.rows if row.label in left and scenario in group.scenarios]
+        if own:
+            found[group.name] = own
+            left = [label for label in left if label not in own]
+    if left:
+        found["others" if found else ""] = left
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,7 +24,7 @@ from trafficgrad.agents.compare_progress import GridProgress, share_done
 from trafficgrad.agents.compare_run import read_metrics
 from trafficgrad.agents.compare_tables import COLUMNS, markdown, read_lines, write_lines
 from trafficgrad.agents.experiment import load_experiment
-from trafficgrad.agents.suites import SUITES, Group, Row, Suite
+from trafficgrad.agents.suites import SUITES, Group, Row, Suite, sections
 from trafficgrad.agents.train import _Session, train
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.render import comparison_figure
@@ -170,7 +171,7 @@ def test_lines_stand_for_runs_whose_folders_are_gone(command, stub):
 
 def test_a_row_is_trained_where_its_suite_has_it(monkeypatch):
     ours, theirs = Row("ours", "gippo"), Row("theirs", "ppo")
-    groups = (Group(("a", "b"), (ours, theirs), 0.1), Group(("b",), (Row("part", "rp"),), 0.1, 3))
+    groups = (Group("first", ("a", "b"), (ours, theirs), 0.1), Group("second", ("b",), (Row("part", "rp"),), 0.1, 3))
     monkeypatch.setitem(SUITES, "small", Suite(groups, {}, {}))
 
     def rows(agents: str | None) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -188,7 +189,7 @@ def test_a_row_is_trained_where_its_suite_has_it(monkeypatch):
     assert len(compare.grid([], None, None, "short").groups[0].scenarios) == 2
     assert rows("theirs") == [(("a", "b"), ["theirs"])]
     assert rows("part,ours") == [(("a", "b"), ["ours"]), (("b",), ["part"])]
-    assert rows("lr") == [(("a", "b"), ["lr"]), (("b",), ["lr"])]
+    assert rows("lr") == [(("a", "b"), ["lr"])]  # once
 
 
 def test_a_setting_with_which_a_training_breaks_off(command):
@@ -338,7 +339,7 @@ def test_the_seed_in_overrides(tmp_path):
 def test_suites():
     grid = compare.grid([], suite="paper")
     assert grid.seeds is None and not grid.quick and {group.seeds for group in grid.groups} == {5}
-    assert grid.groups == (*SUITES["functions"].groups, *SUITES["pacecar"].groups[:1])
+    assert grid.groups == (*SUITES["functions"].groups, *SUITES["pacecar"].groups[:2])
     for suite in SUITES.values():
         assert set(suite.reference) == set(suite.scenarios) and all(0 < group.quick < 1 for group in suite.groups)
         cells = [(name, row.label) for group in suite.groups for name in group.scenarios for row in group.rows]
@@ -347,11 +348,31 @@ def test_suites():
             assert len({row.label for row in group.rows}) == len(group.rows)
             assert not any("," in row.label for row in group.rows)
     chosen = compare.grid(["ackley_64"], "ppo shifted,gippo:training.gamma=0.9", suite="paper", quick=True)
-    (part,) = chosen.groups
-    assert part.scenarios == ("ackley_64",) and chosen.seeds == 2 and chosen.quick
-    assert part.quick == SUITES["functions"].groups[0].quick
-    assert part.rows[0] == next(row for row in SUITES["functions"].groups[0].rows if row.label == "ppo shifted")
-    assert part.rows[1].overrides == ("training.gamma=0.9",)
+    own, part = chosen.groups
+    assert own.scenarios == part.scenarios == ("ackley_64",) and chosen.seeds == 2 and chosen.quick
+    assert part.quick == SUITES["functions"].groups[1].quick
+    assert part.rows == tuple(row for row in SUITES["functions"].groups[1].rows if row.label == "ppo shifted")
+    assert [row.overrides for row in own.rows] == [("training.gamma=0.9",)]
+
+
+def test_tables_and_pictures_by_group(tmp_path):
+    rows = ["theirs", "own", "ours", "part"]
+    groups = (Group("first", ("a", "b"), (Row("ours", "x"), Row("theirs", "x")), 0.1),
+              Group("second", ("b",), (Row("part", "x"),), 0.1))  # fmt: skip
+    suite = Suite(groups, {"b": {"GI-PPO": 0.5}}, {})
+    assert sections(None, "b", rows) == {"": rows}
+    assert sections(suite, "b", rows) == {"first": ["ours", "theirs"], "second": ["part"], "others": ["own"]}
+    assert sections(suite, "c", rows[:1]) == {"": ["theirs"]}
+    lines = [result("b", row, 1, 0.25) for row in rows]
+    text = markdown(lines, suite)
+    assert re.findall("^#+ .*", text, re.M)[1:] == ["## b", "### first", "### second", "### others"]
+    first, second = text.split("### first")[1].split("### second")
+    assert "| GI-PPO (paper) |" in first and "(paper)" not in second and "| part | 1 |" in second
+    curve = "".join(f"b,{row},1,{8 * k},{k},{k}\n" for row in rows for k in (1, 2))
+    (tmp_path / "curves.csv").write_text(f"scenario,row,seed,decisions,seconds,moving_mean\n{curve}")
+    assert [path.name for path in pictures.comparison(tmp_path, suite)] == [
+        "b_first.png", "b_second.png", "b_others.png"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("group", SUITES["paper"].groups)

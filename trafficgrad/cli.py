@@ -151,9 +151,9 @@ def compare(
     from trafficgrad.agents import compare as comparison
 
     folder = output or Path("runs") / ("compare_quick" if quick else "compare")
-    code = 0
+    code, known = 0, comparison.find_suite(suite)
     if table:
-        comparison.renew_table(folder, comparison.find_suite(suite))
+        comparison.renew_table(folder, known)
     else:
         wanted = comparison.grid(scenarios or (), agents, seeds, suite, quick)
         code = comparison.compare(
@@ -161,7 +161,7 @@ def compare(
         ).exit_code
     if code != _INTERRUPTED:
         typer.echo((folder / comparison.TABLE).read_text(encoding="utf-8"))
-        for path in (folder / comparison.TABLE, *pictures.comparison(folder)):
+        for path in (folder / comparison.TABLE, *pictures.comparison(folder, known)):
             typer.echo(path)
     raise typer.Exit(code)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from trafficgrad import render
 from trafficgrad.agents.compare_tables import CURVES, Line, columns, is_distance, read_lines
 from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes, usual
 from trafficgrad.agents.evaluation import LoadedRun, load_run
+from trafficgrad.agents.suites import Suite, sections
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.render.layout import RoadLayout
@@ -133,10 +134,11 @@ def learning_curve(run: Path) -> Path:
     return render.learning_curve(run / "metrics.csv", run / "learning_curve.png", title=run.name)
 
 
-def comparison(folder: Path) -> list[Path]:
+def comparison(folder: Path, suite: Suite | None = None) -> list[Path]:
     """Draw the ``curves.csv`` of a comparison, one picture a scenario, ``SCENARIO.png`` beside it.
 
-    Where no return of a scenario is above 0 its distance to 0 is drawn, logarithmically.
+    Of a suite whose groups share a scenario one picture each, ``SCENARIO_GROUP.png``. Where no return of a scenario is
+    above 0 its distance to 0 is drawn, logarithmically.
     """
     curves: dict[str, dict[str, dict[str, list[Line]]]] = {}
     for line in read_lines(folder / CURVES):
@@ -144,12 +146,20 @@ def comparison(folder: Path) -> list[Path]:
     written = []
     for scenario, rows in curves.items():
         runs = {row: [columns(lines) for lines in seeds.values()] for row, seeds in rows.items()}
-        returns = np.concatenate([run["moving_mean"] for row in runs.values() for run in row])
-        if np.isfinite(returns).any():
-            path = folder / f"{Path(scenario).name}.png"
-            title = f"{scenario}: median and middle half over seeds"
-            written.append(render.comparison_figure(path, runs, title=title, distance=is_distance(returns)))
+        distance = is_distance(_returns(runs))
+        found = sections(suite, scenario, runs)
+        for name, labels in found.items():
+            shown = {label: runs[label] for label in labels}
+            if np.isfinite(_returns(shown)).any():
+                part = f", {name}" if len(found) > 1 else ""
+                path = folder / f"{Path(scenario).name}{f'_{name}' if part else ''}.png"
+                title = f"{scenario}{part}: median and middle half over seeds"
+                written.append(render.comparison_figure(path, shown, title=title, distance=distance))
     return written
+
+
+def _returns(runs: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> np.ndarray:
+    return np.concatenate([run["moving_mean"] for row in runs.values() for run in row])
 
 
 def _shortened(scenario: TrafficScenario, seconds: float) -> TrafficScenario:
