@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trafficgrad.agents.experiment import TrainingConfig
-from trafficgrad.scenario_config import parse_scenario
+from trafficgrad.scenario_config import load_scenario, parse_scenario
 from trafficgrad.scenario_reference import reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +25,7 @@ EXAMPLES: dict[str, list[str]] = {
     "learning_study.py": ["--help"],
     "lane_gate_study.py": ["--table"],
     "signal_timing.py": ["--help"],
+    "sweep_search.py": ["pace_car_3lane", "--generations", "1", "--population", "3", "--worlds", "2"],
     "draw_midtown.py": ["--output", "."],
     "million_vehicles.py": ["2000"],
 }
@@ -87,6 +88,10 @@ def test_examples_run(name, tmp_path):
     if name == "mpc.py":
         costs = [float(x) for x in re.findall(r"cost +([\d.]+)", printed)]
         assert len(costs) == 10 and costs[-1] < 0.1 * costs[0]
+    if name == "sweep_search.py":
+        found = load_scenario("pace_car_3lane", re.findall(r"--set (\S+)", printed))
+        assert found.control.lanes.sweep is not None and found.control.command == "lanes"
+        assert all(float(x) > 50.0 for x in re.findall(r"held-out episodes: (\S+) \+-", printed))
 
 
 def test_examples_are_copied_word_for_word():
