@@ -25,6 +25,7 @@ Style: TypeAlias = tuple[str, Any]  # colour, dashes as matplotlib knows them
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00")
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (5, 1.4, 1.2, 1.4)))  # each for a round of colours
 _POINTS = 200  # of a drawn line
+_FLOOR = 1e-32  # of a drawn distance: the square of what double precision tells apart from 1
 # column, along, label, logarithmic
 _PANELS = (
     ("moving_mean", "decisions", "", False),
@@ -50,8 +51,8 @@ def comparison_figure(
         path: ``.png``, ``.pdf`` or ``.svg``; written completely or not at all.
         rows: label -> seeds, each with the columns ``decisions``, ``seconds``, ``moving_mean`` and any of ``alpha``,
             ``oorr``, ``gradient_variance``, ``determinant``, ``[K]``; NaN where there is none.
-        distance: draw the distance of returns to 0 on a logarithmic axis, smaller upwards; for returns that are never
-            above 0, such as those of functions to be optimised.
+        distance: draw the distance of returns to 0 on a logarithmic axis, smaller upwards, down to 1e-32; for returns
+            that are never above 0, such as those of functions to be optimised.
 
     Returns:
         The path written.
@@ -72,7 +73,7 @@ def comparison_figure(
         axes = figure.add_subplot(grid[i // 2, i % 2])
         returns = column == "moving_mean"
         for row, runs in rows.items():
-            _draw_row(axes, runs, column, along, _style(labels.index(row)), -1.0 if returns and distance else 1.0)
+            _draw_row(axes, runs, column, along, _style(labels.index(row)), returns and distance, logarithmic)
         axes.set_ylabel(("distance to 0, −return" if distance else "return, moving mean") if returns else label)
         _finish(axes, along, logarithmic or (returns and distance))
         if returns and distance:
@@ -110,14 +111,19 @@ def _draw_row(
     column: str,
     along: str,
     style: Style,
-    sign: float,
+    distance: bool,
+    logarithmic: bool,
 ) -> None:
     """Median and middle half over the seeds, at common numbers of decisions."""
     there = [run for run in runs if _has(run, column)]
     if not there:
         return
     at = common_grid(there)
-    values = sign * np.stack([resample(run, column, at) for run in there])
+    values = np.stack([resample(run, column, at) for run in there])
+    if distance:
+        values = np.maximum(-values, _FLOOR)
+    elif logarithmic:
+        values = np.where(values > 0.0, values, np.nan)
     right = at if along == "decisions" else np.median([resample(run, along, at) for run in there], axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # before any seed's first episode there is nothing: NaN

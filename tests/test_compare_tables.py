@@ -81,7 +81,7 @@ def curves(value: float, **columns: list[float]) -> dict[str, np.ndarray]:
 def test_pictures(tmp_path):
     from matplotlib.figure import Figure
 
-    panels = []
+    panels, figures = [], []
     save = Figure.savefig
 
     def watch(figure, *arguments, **options):
@@ -100,6 +100,11 @@ def test_pictures(tmp_path):
     below = [("step α along the gradient", "log", 1), ("determinant estimate", "linear", 1)]
     assert panels[0] == [*both, *below]
     assert panels[1] == [("distance to 0, −return", "log", 2)] * 2 + below
+    # At the optimum itself a line stays where double precision ends.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure) or path.touch())
+        comparison_figure(tmp_path / "c.png", {"trig": [curves(-1e-200)]}, distance=True)
+    assert {float(y) for y in figures[0].axes[0].get_lines()[0].get_ydata() if np.isfinite(y)} == {1e-32}
     with pytest.raises(TrafficGradError, match="no run has a return"):
         comparison_figure(tmp_path / "c.png", {"ppo": [curves(np.nan)]})
     with pytest.raises(TrafficGradError, match="png"):
