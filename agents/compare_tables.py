@@ -156,7 +156,7 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) ->
     found = sections(suite, scenario, groups)
     for i, (name, labels) in enumerate(found.items()):
         section = {label: groups[label] for label in labels}
-        parts += [f"### {name}"] if len(found) > 1 else []
+        parts += [f"### {name}"] if name else []
         parts += ["Mean over seeds [lowest, highest]:", _first_grid(section, shown, reference if i == 0 else {})]
         if i == 0 and suite is not None and reference and scenario in suite.notes:
             parts.append(f"The lines marked (paper): {suite.notes[scenario]}.")

@@ -67,10 +67,13 @@ def test_tables_and_pictures_by_group(tmp_path):
     first, second = text.split("### first")[1].split("### second")
     assert "| GI-PPO (paper) |" in first and "(paper)" not in second and "| part | 1 |" in second
     curve = "".join(f"b,{row},1,{8 * k},{k},{k}\n" for row in rows for k in (1, 2))
-    (tmp_path / "curves.csv").write_text(f"scenario,row,seed,decisions,seconds,moving_mean\n{curve}")
+    (tmp_path / "curves.csv").write_text(
+        f"scenario,row,seed,decisions,seconds,moving_mean\n{curve}a,ours,1,8,1,1\na,ours,1,16,2,2\n"
+    )
     assert [path.name for path in pictures.comparison(tmp_path, suite)] == [
-        "b_first.png", "b_second.png", "b_others.png"
+        "b_first.png", "b_second.png", "b_others.png", "a_first.png"
     ]  # fmt: skip
+    assert "### first" in markdown([result("a", "ours", 1, 0.25)], suite)
 
 
 def curves(value: float, **columns: list[float]) -> dict[str, np.ndarray]:

@@ -137,8 +137,8 @@ def learning_curve(run: Path) -> Path:
 def comparison(folder: Path, suite: Suite | None = None) -> list[Path]:
     """Draw the ``curves.csv`` of a comparison, one picture a scenario, ``SCENARIO.png`` beside it.
 
-    Of a suite whose groups share a scenario one picture each, ``SCENARIO_GROUP.png``. Where no return of a scenario is
-    above 0 its distance to 0 is drawn, logarithmically.
+    Of a suite each group has one of its own, ``SCENARIO_GROUP.png``. Where no return of a scenario is above 0 its
+    distance to 0 is drawn, logarithmically.
     """
     curves: dict[str, dict[str, dict[str, list[Line]]]] = {}
     for line in read_lines(folder / CURVES):
@@ -151,7 +151,7 @@ def comparison(folder: Path, suite: Suite | None = None) -> list[Path]:
         for name, labels in found.items():
             shown = {label: runs[label] for label in labels}
             if np.isfinite(_returns(shown)).any():
-                part = f", {name}" if len(found) > 1 else ""
+                part = f", {name}" if name else ""
                 path = folder / f"{Path(scenario).name}{f'_{name}' if part else ''}.png"
                 title = f"{scenario}{part}: median and middle half over seeds"
                 written.append(render.comparison_figure(path, shown, title=title, distance=distance))
