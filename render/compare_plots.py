@@ -11,7 +11,7 @@ import numpy as np
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending
-from trafficgrad.render.plots import _GRID, _INK, FORMATS, _figure, _save
+from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def comparison_figure(
     if not any(column == "moving_mean" for column, *_ in panels):
         raise TrafficGradError(f"{path.name}: no run has a return to draw; did any episode end during the trainings?")
     height = (len(panels) + 1) // 2
-    figure = _figure(11.0, 0.9 + 2.9 * height)
+    figure = new_figure(11.0, 0.9 + 2.9 * height)
     grid = figure.add_gridspec(height, 2)
     labels = list(rows)
     for i, (column, along, label, logarithmic) in enumerate(panels):
@@ -79,7 +79,7 @@ def comparison_figure(
         if returns and distance:
             axes.invert_yaxis()
     _head(figure, labels, title)
-    return _save(figure, path)
+    return save_figure(figure, path, palette=True)
 
 
 def _head(figure: Figure, labels: Sequence[str], title: str) -> None:
@@ -87,7 +87,7 @@ def _head(figure: Figure, labels: Sequence[str], title: str) -> None:
     from matplotlib.lines import Line2D
 
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     handles = []
     for i, label in enumerate(labels):
         colour, dashes = _style(i)
@@ -164,5 +164,5 @@ def _finish(axes: Axes, along: str, logarithmic: bool) -> None:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(color=_GRID, linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.margins(x=0.01)

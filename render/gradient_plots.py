@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from trafficgrad.files import check_ending
-from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure, _save
+from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure, speed_map
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def gradient_check_figure(
     tables = {name: np.array(table, dtype=np.float64).T for name, table in by_vehicle.items()}  # [vehicle, row]
     single = all(len(table) == 1 for table in tables.values())
     wide = 11.0 if single else max(11.0, 2.6 * min(len(names), _MOST_MAPS))
-    figure = _figure(wide, 7.6)
+    figure = new_figure(wide, 7.6)
     halves = figure.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)
     top, bottom = halves[:, 0]
     left, right = top.subplots(1, 2, width_ratios=[1.35, 1.0])
@@ -69,8 +69,8 @@ def gradient_check_figure(
     else:
         _maps(bottom, {name: tables[name] for name in names[:_MOST_MAPS]}, rows, row_label)
     if title:
-        left.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
-    return _save(figure, path)
+        left.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    return save_figure(figure, path)
 
 
 def _bars(axes: Axes, cosines: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]], colours: Colours) -> None:
@@ -80,16 +80,16 @@ def _bars(axes: Axes, cosines: Mapping[tuple[str, str], Mapping[str, tuple[float
         found = np.array([row[name] for row in cosines.values()], dtype=np.float64)
         axes.bar(places, np.nan_to_num(found[:, 0]), width * 0.92, color=colour, label=name)
         known = np.isfinite(found).all(1)
-        axes.errorbar(places[known], found[known, 0], found[known, 1], fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
+        axes.errorbar(places[known], found[known, 0], found[known, 1], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for place in places[~np.isfinite(found[:, 0])]:
             axes.text(place, 0.02, "n/a", ha="center", va="bottom", fontsize=7, color=colour, rotation=90)
-    axes.axhline(0.0, color=_INK, linewidth=0.8)
+    axes.axhline(0.0, color=INK, linewidth=0.8)
     labels = [f"{fill(component.replace('_', ' '), 14)}\n{where}" for component, where in cosines]
     axes.set_xticks(np.arange(len(cosines)), labels)
     lowest = min((x[0] for row in cosines.values() for x in row.values() if math.isfinite(x[0])), default=0.0)
     axes.set_ylim(min(-0.05, lowest - 0.1), 1.12)
     axes.set_ylabel("cosine with the reference")
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=3)
 
@@ -98,7 +98,7 @@ def _growth(axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[fl
     for name, values in norms.items():
         found = np.array(values, dtype=np.float64)
         found[~(found > 0)] = np.nan
-        look: dict[str, Any] = {"color": _INK, "linestyle": (0, (4, 2)), "linewidth": 2.0, "zorder": 5}
+        look: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 2.0, "zorder": 5}
         if name in colours:
             look = {"color": colours[name], "marker": "o", "markersize": 3.5, "linewidth": 1.6}
         axes.plot(horizons, found, label=name, **look)
@@ -108,7 +108,7 @@ def _growth(axes: Axes, horizons: Sequence[int], norms: Mapping[str, Sequence[fl
     axes.minorticks_off()
     axes.set_xlabel("decisions whose rewards count")
     axes.set_ylabel("norm of the gradient")
-    axes.grid(color=_GRID, linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     reference = [line for line in axes.lines if line.get_label() not in colours]
     axes.legend(handles=reference, frameon=False, fontsize=8, loc="upper left")
 
@@ -129,7 +129,7 @@ def _lines(
     _log_scale(axes)
     axes.set_xlabel(label)
     axes.set_ylabel("norm of the gradient")
-    axes.grid(color=_GRID, linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.margins(x=0.01)
 
 
@@ -140,11 +140,11 @@ def _maps(place: SubFigure, by_vehicle: Mapping[str, Array], rows: Sequence[int]
     largest = max(float(table.max()) for table in by_vehicle.values())
     norm = LogNorm(largest * 1e-3, largest) if largest > 0 else None
     panels = place.subplots(1, len(by_vehicle), sharey=True, squeeze=False)[0]
-    colours = _colours().with_extremes(bad=_EMPTY, under=_EMPTY)
+    colours = speed_map().with_extremes(bad=_EMPTY, under=_EMPTY)
     for axes, (name, table) in zip(panels, by_vehicle.items(), strict=True):
         shown = np.where(table > 0, table, np.nan)
         image = axes.imshow(shown, aspect="auto", origin="lower", cmap=colours, norm=norm, interpolation="nearest")
-        axes.set_title(name.replace(", ", ",\n"), fontsize=9, color=_INK)
+        axes.set_title(name.replace(", ", ",\n"), fontsize=9, color=INK)
         step = max(1, len(rows) // 6)
         axes.set_xticks(range(0, len(rows), step), [str(row) for row in rows[::step]])
         step = max(1, len(table) // 12)

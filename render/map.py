@@ -11,9 +11,9 @@ from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending, complete_file
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.camera import Camera
+from trafficgrad.render.figures import FORMATS, INK
 from trafficgrad.render.junctions import PERMISSIVE, SIGNAL, STOP, YIELD, Junctions, crossbar, junction_areas, teeth
 from trafficgrad.render.layout import RoadLayout, along_line, directions, left_of, lengths_along
-from trafficgrad.render.plots import _INK, FORMATS
 from trafficgrad.render.style import nice_step
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def draw_network(
     _draw_scale_bar(axes, camera, size)
     if title:
         left, top = _MARGIN / size[0], 1.0 - 0.3 * _MARGIN / size[1]
-        axes.text(left, top, title, transform=axes.transAxes, fontsize=11, fontweight="bold", color=_INK, va="top")
+        axes.text(left, top, title, transform=axes.transAxes, fontsize=11, fontweight="bold", color=INK, va="top")
     with complete_file(path) as partial:
         figure.savefig(partial, dpi=_DPI)
     return path
@@ -154,14 +154,14 @@ def _draw_stop_lines(axes: Axes, layout: RoadLayout, junctions: Junctions, scale
         bar = crossbar(layout, lane, 1.0, (0.0, max(0.8, 2.0 / scale)), 0.9)
         parts = teeth(bar) if kind == YIELD else [bar]
         bars += parts
-        colours += [_LIGHTS[PERMISSIVE.index(lights[lane])] if kind == SIGNAL else _INK] * len(parts)
+        colours += [_LIGHTS[PERMISSIVE.index(lights[lane])] if kind == SIGNAL else INK] * len(parts)
     if not bars:
         return
     axes.add_collection(PolyCollection(bars, facecolors=colours, edgecolors=colours, linewidths=0.2, zorder=5))
     kinds = set(junctions.lines.values())
-    texts = ((SIGNAL, "signal, in its first phase", _LIGHTS[2]), (STOP, "stop", _INK), (YIELD, "give way", "white"))
+    texts = ((SIGNAL, "signal, in its first phase", _LIGHTS[2]), (STOP, "stop", INK), (YIELD, "give way", "white"))
     handles = [
-        Patch(facecolor=c, edgecolor=_INK, hatch="|||" if kind == YIELD else "", label=text)
+        Patch(facecolor=c, edgecolor=INK, hatch="|||" if kind == YIELD else "", label=text)
         for kind, text, c in texts
         if kind in kinds
     ]
@@ -184,7 +184,7 @@ def _draw_names(axes: Axes, layout: RoadLayout, scale: float) -> None:
         upright = (np.degrees(np.arctan2(ahead[1], ahead[0])) + 90.0) % 180.0 - 90.0
         axes.text(
             middle[0], middle[1], name, rotation=upright, rotation_mode="anchor", ha="center", va="center_baseline",
-            color=_INK, fontsize=_LETTER * 72 / _DPI, zorder=6,
+            color=INK, fontsize=_LETTER * 72 / _DPI, zorder=6,
         )  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def _draw_scale_bar(axes: Axes, camera: Camera, size: tuple[int, int]) -> None:
     axes.plot(
         [start[0], start[0] + length],
         [start[1], start[1]],
-        color=_INK,
+        color=INK,
         linewidth=1.2,
         marker="|",
         markersize=5,
@@ -203,4 +203,4 @@ def _draw_scale_bar(axes: Axes, camera: Camera, size: tuple[int, int]) -> None:
     )
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     at = camera.to_world(np.array([_MARGIN + 12 + length * camera.scale, bottom]))
-    axes.text(at[0], at[1], text, fontsize=8, color=_INK, va="center", zorder=7)
+    axes.text(at[0], at[1], text, fontsize=8, color=INK, va="center", zorder=7)

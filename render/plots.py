@@ -11,21 +11,18 @@ import numpy as np
 from torch import Tensor
 
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.files import check_ending, complete_file
+from trafficgrad.files import check_ending
 from trafficgrad.network import RoadNetwork
+from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure, speed_map
 from trafficgrad.render.frames import Tracks, TrajectoryFrames
-from trafficgrad.render.style import DARKEST, VIRIDIS, Array
+from trafficgrad.render.style import Array
 from trafficgrad.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import Colormap
-    from matplotlib.figure import Figure
 
-FORMATS = (".png", ".pdf", ".svg")
 _CONTROLLED = "#d7191c"
-_INK, _GRID = "#30343b", "#d9dce1"
 _MOST_POINTS = 900  # of a vehicle's line; more are below a pixel
 # Of a training's log: what a reader asks for first, in this order, as far as it is there.
 _CURVES = ("score", "reward", "episode_return", "alpha")
@@ -70,7 +67,7 @@ def time_space_diagram(
         raise TrafficGradError("a time-space diagram needs a trajectory of at least one step")
     tracks = frames.tracks(max(1, trajectory.steps // _MOST_POINTS))
     lanes = len(frames.layout.lanes_of[0])
-    figure = _figure(10.0, 1.2 + max(3.6, min(2.1, 10.5 / lanes) * lanes))
+    figure = new_figure(10.0, 1.2 + max(3.6, min(2.1, 10.5 / lanes) * lanes))
     panels = figure.subplots(lanes, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     limit = frames.max_speed if max_speed is None else max_speed
     for lane, axes in zip(reversed(range(lanes)), panels, strict=True):
@@ -81,11 +78,11 @@ def time_space_diagram(
         axes.set_ylim(0.0, frames.layout.roads[0].length)
     panels[-1].set_xlabel("time in s")
     if title:
-        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     if len(frames.controlled):
         _draw_key(panels[0], lanes > 1)
     figure.colorbar(mappable, ax=list(panels), label="speed in m/s", pad=0.015, aspect=40 if lanes > 1 else 25)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_key(axes: Axes, changes: bool) -> None:
@@ -113,7 +110,7 @@ def _draw_lane(axes: Axes, tracks: Tracks, lane: int, max_speed: float, controll
     others = stays & ~is_controlled
     lines, wrapped = _segments(tracks, others)
     norm = Normalize(0.0, max_speed)
-    collection = LineCollection(list(lines), cmap=_colours(), norm=norm, linewidths=0.9, capstyle="round")
+    collection = LineCollection(list(lines), cmap=speed_map(), norm=norm, linewidths=0.9, capstyle="round")
     collection.set_array(np.concatenate([speed[others], speed[others][wrapped]]))
     axes.add_collection(collection)
     if len(controlled):
@@ -185,7 +182,7 @@ def learning_curve(
             f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
         )
     along = progress or next((name for name in _PROGRESS if name in known), None)
-    figure = _figure(7.5 if len(files) < 2 else 9.0, 0.9 + 2.3 * len(shown))
+    figure = new_figure(7.5 if len(files) < 2 else 9.0, 0.9 + 2.3 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, shown, strict=True):
         for i, (label, run) in enumerate(runs.items()):
@@ -193,16 +190,16 @@ def learning_curve(
                 right = run[along] if along in run else np.arange(len(run[name]), dtype=np.float64)
                 _draw_curve(axes, right, run[name], label, "#2f6db3" if len(runs) == 1 else f"C{i}")
         axes.set_ylabel(name.replace("_", " "))
-        axes.grid(color=_GRID, linewidth=0.6)
+        axes.grid(color=GRID, linewidth=0.6)
         axes.margins(x=0.01)
     panels[-1].set_xlabel((along or "row").replace("_", " "))
     panels[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
     if title:
-        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     if len(runs) > 1:
         # Beside the panel: curves may be anywhere in it.
         panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_curve(axes: Axes, right: Array, values: Array, label: str, colour: str) -> None:
@@ -238,31 +235,3 @@ def _read_csv(path: Path) -> dict[str, Array]:
     if not table:
         raise TrafficGradError(f"{str(path)!r} holds no numbers yet")
     return table
-
-
-def _colours() -> Colormap:
-    """The film's speed colours, a little darker at the bright end: here the page is white."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    table = np.asarray(VIRIDIS) / 255.0
-    at = np.linspace(DARKEST * 0.2, 0.94, 64)
-    stops = np.linspace(0.0, 1.0, len(table))
-    return LinearSegmentedColormap.from_list(
-        "speed", np.stack([np.interp(at, stops, table[:, i]) for i in range(3)], -1)
-    )
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of its own (inches), without pyplot: nothing global changes and no display is asked for."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _save(figure: Figure, path: Path, dpi: int = 150) -> Path:
-    with complete_file(path) as partial:
-        for axes in figure.axes:
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(colors=_INK, labelsize=9)
-        figure.savefig(partial, dpi=dpi)
-    return path

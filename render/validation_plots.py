@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trafficgrad.files import check_ending, complete_file
-from trafficgrad.render import plots
-from trafficgrad.render.plots import _GRID, _INK, FORMATS, _colours, _figure
+from trafficgrad.files import check_ending
+from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure, speed_map
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Title, values of the recorded runs by statistic, ours by model and statistic, band by statistic.
 LaneCase: TypeAlias = tuple[
@@ -28,40 +26,27 @@ LaneCase: TypeAlias = tuple[
 # Values of the recorded runs, their band, and ours, at one demand.
 MergeRow: TypeAlias = tuple[Array, tuple[float, float], Array]
 _THEORY, _MEASURED, _SECOND, _BAND = "#8b929c", "#2f6db3", "#d7191c", "#dfe5ee"
-_COLOURS, _DPI = 256, 110  # of a picture
+_DPI = 110  # of a picture
 _SERIES = ("#2f6db3", "#d7191c", "#3a923a", "#8b5fbf", "#c98500", "#1a9aa0")
 
 
 def _panel(axes: Axes, title: str, right: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=_INK)
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
     axes.set_xlabel(right)
     axes.set_ylabel(up)
-    axes.grid(color=_GRID, linewidth=0.6)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write the figure; as ``.png`` with a palette, a quarter of the size: documents carry it."""
-    from PIL import Image
-
-    plots._save(figure, path, _DPI)
-    if path.suffix.lower() == ".png":
-        with Image.open(path) as picture:
-            small = picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
-        with complete_file(path) as partial:
-            small.save(partial, optimize=True)
-    return path
+    axes.grid(color=GRID, linewidth=0.6)
 
 
 def draw_equilibrium(curve_length: Array, curve_speed: Array, length: Array, speed: Array, path: Path) -> Path:
     """Speed (m/s) of uniform flow over the ring's length (m): closed form and simulation."""
     check_ending(path, FORMATS)
-    figure = _figure(6.0, 3.6)
+    figure = new_figure(6.0, 3.6)
     axes = figure.subplots()
     axes.plot(curve_length, curve_speed, color=_THEORY, linewidth=1.6, label="closed form")
     axes.plot(length, speed, "o", color=_MEASURED, markersize=5, label="simulation")
     _panel(axes, "Uniform flow of 22 cars", "length of the ring in m", "speed in m/s")
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_ring_stability(
@@ -78,10 +63,10 @@ def draw_ring_stability(
     length, with ``curve`` = lengths and largest rates of the theory.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 3.9)
+    figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
-        axes.axhline(0.0, color=_INK, linewidth=0.8)
+        axes.axhline(0.0, color=INK, linewidth=0.8)
     right.plot(*curve, color=_THEORY, linewidth=1.6)
     for i, length in enumerate(lengths):
         k, colour = np.arange(1, len(expected[i]) + 1), _SERIES[i % len(_SERIES)]
@@ -94,10 +79,10 @@ def draw_ring_stability(
     left.legend(frameon=False)
     _panel(right, "The fastest wave", "length of the ring in m", "growth rate in 1/s")
     right.plot([], [], color=_THEORY, linewidth=1.6, label="dispersion relation")
-    right.plot([], [], "o", color=_INK, markersize=6, markerfacecolor="white", label="Jacobian by autograd")
-    right.plot([], [], "x", color=_INK, markersize=6, label="simulation")
+    right.plot([], [], "o", color=INK, markersize=6, markerfacecolor="white", label="Jacobian by autograd")
+    right.plot([], [], "x", color=INK, markersize=6, label="simulation")
     right.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_platoon(
@@ -115,14 +100,14 @@ def draw_platoon(
     ``amplitudes`` [cars] of each of the speeds ``swung``, drawn relative to the leader's beside ``peaks`` ** car.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 3.9)
+    figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2)
     colours = dict(zip(speeds, _SERIES, strict=False))
     every = max(1, len(frequency) // 40)
     for v, theory, seen in zip(speeds, expected, jacobian, strict=True):
         left.plot(frequency, theory, color=colours[v], linewidth=1.2, label=f"{v:.0f} m/s")
         left.plot(frequency[::every], seen[::every], "o", color=colours[v], markersize=3, markerfacecolor="white")
-    left.axhline(1.0, color=_INK, linewidth=0.8)
+    left.axhline(1.0, color=INK, linewidth=0.8)
     left.set_xlim(0.0, 0.8)
     left.set_ylim(0.9, None)
     _panel(left, "Gain of one car (dots: Jacobian)", "frequency in rad/s", "follower's / leader's amplitude")
@@ -134,7 +119,7 @@ def draw_platoon(
     _panel(right, "Behind a swinging leader (dots: simulation)", "car in the platoon", "amplitude / leader's")
     right.set_xticks(range(0, len(amplitudes[0]), 5))
     right.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_fundamental_diagram(
@@ -147,7 +132,7 @@ def draw_fundamental_diagram(
 ) -> Path:
     """Flow over density: curves of uniform traffic (1/m, 1/s), capacities found, rings of which ``stable`` are."""
     check_ending(path, FORMATS)
-    figure = _figure(7.0, 4.2)
+    figure = new_figure(7.0, 4.2)
     axes = figure.subplots()
     for (k, q), name, colour in zip(curves, ("Flow", "Treiber 2000"), (_THEORY, "#c3a06a"), strict=True):
         axes.plot(k * 1e3, q * 3600, color=colour, linewidth=1.6, label=f"uniform flow, {name} drivers")
@@ -164,7 +149,7 @@ def draw_fundamental_diagram(
     axes.set_ylim(0.0, None)
     _panel(axes, "Fundamental diagram", "density in vehicles per km", "flow in vehicles per hour")
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_jam(
@@ -178,12 +163,12 @@ def draw_jam(
     check_ending(path, FORMATS)
     from matplotlib.collections import LineCollection
 
-    figure = _figure(10.0, 3.9)
+    figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1.0])
     ends = np.stack([np.broadcast_to(time[:, None], position.shape), position], -1)
     pieces = np.stack([ends[:-1], ends[1:]], -2)
     stays = np.abs(np.diff(position, axis=0)) < length / 2  # not over the ring's start
-    paths = LineCollection(list(pieces[stays]), cmap=_colours(), linewidths=0.7, rasterized=True)
+    paths = LineCollection(list(pieces[stays]), cmap=speed_map(), linewidths=0.7, rasterized=True)
     paths.set_array(((speed[1:] + speed[:-1]) / 2)[stays])
     left.add_collection(paths)
     start, span = 440.0, 0.9 * length / abs(wave_speed)
@@ -201,7 +186,7 @@ def draw_jam(
     right.set_ylim(1e-2, 5.0)
     _panel(right, "The jam grows", "time in s", "deviation of speeds in m/s")
     right.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_control(
@@ -216,7 +201,7 @@ def draw_control(
     ``target`` [worlds] is the speed of uniform flow, ``grown`` (s) when a grown jam is taken on.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 2.6 * len(runs) + 0.4)
+    figure = new_figure(10.0, 2.6 * len(runs) + 0.4)
     panels = figure.subplots(len(runs), 2, squeeze=False)
     rings = list(dict.fromkeys(lengths))
     for row, (name, (time, mean, deviation)) in zip(panels, runs, strict=True):
@@ -228,7 +213,7 @@ def draw_control(
             row[0].plot([], [], color=_SERIES[i], label=f"{length:.0f} m")
         if time[-1] > grown:
             for axes in row:
-                axes.axvline(grown, color=_INK, linewidth=0.8)
+                axes.axvline(grown, color=INK, linewidth=0.8)
             height = row[1].get_xaxis_transform()
             row[1].text(grown + 0.1 * time[-1], 0.7, "from the line on\nit takes over", transform=height, fontsize=9)
         _panel(row[0], f"One controlled car, {name}", "time in s", "mean speed in m/s")
@@ -236,9 +221,9 @@ def draw_control(
         for axes in row:
             axes.set_xlim(time[0], time[-1])
             axes.set_ylim(0.0, None)
-    panels[0][0].plot([], [], "--", color=_INK, label="uniform flow")
+    panels[0][0].plot([], [], "--", color=INK, label="uniform flow")
     panels[0][0].legend(frameon=False, loc="lower right")
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_lane_gate(
@@ -255,10 +240,10 @@ def draw_lane_gate(
     Left where the choice is often made, right where ``blocked`` is nearly right because it is rare.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 4.3)
+    figure = new_figure(10.0, 4.3)
     often = np.abs(blocked) > 0.2
     panels = figure.subplots(1, 2 if not often.all() else 1, squeeze=False, width_ratios=(1.9, 1.0)[: 2 - often.all()])
-    colours = _colours()
+    colours = speed_map()
     for axes, chosen_ones, title in zip(
         panels[0], (often, ~often), ("Bias of straight-through (bars: blocked)", "Rare choices"), strict=False
     ):
@@ -269,8 +254,8 @@ def draw_lane_gate(
             label = f"N({mean:g}, {deviation:g})"
             axes.plot(temperatures, 100 * biases[:, i], "-o", color=colour, markersize=4, linewidth=1.5, label=label)
             axes.plot(temperatures[-1] * 1.25, 100 * blocked[i], "_", color=colour, markersize=12, markeredgewidth=2)
-        axes.axhline(0.0, color=_INK, linewidth=0.8)
-        axes.axvline(chosen, color=_INK, linewidth=0.8, linestyle=":")
+        axes.axhline(0.0, color=INK, linewidth=0.8)
+        axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         ticked = list(temperatures)[:: 1 if axes is panels[0][0] else 2]
         axes.set_xticks(ticked, [f"{t:g}" for t in ticked])
@@ -280,7 +265,7 @@ def draw_lane_gate(
         axes.set_yticks(ticks, [str(tick) for tick in ticks])
         _panel(axes, title, "choice_temperature (dotted: default)", "bias in % of the true gradient")
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_junction_discharge(
@@ -297,7 +282,7 @@ def draw_junction_discharge(
     vehicles; ``queues`` by the green (s) of their signal.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 3.9)
+    figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2)
     left.axvspan(between[0], between[1], color=_BAND)
     most = max(len(times) for own in queues.values() for times in own) + 1
@@ -325,7 +310,7 @@ def draw_junction_discharge(
     _panel(right, "How many have passed (shaded: yellow)", "time after green in s", "vehicles")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_safety(
@@ -336,7 +321,7 @@ def draw_safety(
     Where a value is not finite stands "none": no vehicle bound to a lane has a leader, or none changes lane.
     """
     check_ending(path, FORMATS)
-    figure = _figure(9.0, 1.4 + 0.24 * len(names))
+    figure = new_figure(9.0, 1.4 + 0.24 * len(names))
     left, right = figure.subplots(1, 2, sharey=True)
     row, limits = np.arange(len(names)), np.array(limit)
     for axes, values, title, unit, end in (
@@ -356,7 +341,7 @@ def draw_safety(
     right.vlines(limits[there], row[there] - 0.4, row[there] + 0.4, color=_SECOND, linewidth=1.6)
     left.set_yticks(row, names, fontsize=8)
     left.invert_yaxis()
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_lane_changes(
@@ -369,7 +354,7 @@ def draw_lane_changes(
     """
     check_ending(path, FORMATS)
     most, low_end, high_end = max(len(band) for *_, band in cases), 0.4, 2.0
-    figure = _figure(5.2 * len(cases), 1.2 + 0.38 * most)
+    figure = new_figure(5.2 * len(cases), 1.2 + 0.38 * most)
     panels = figure.subplots(1, len(cases), squeeze=False)[0]
     for axes, (title, runs, ours, bands) in zip(panels, cases, strict=True):
         for row, (name, (low, high)) in enumerate(bands.items()):
@@ -383,13 +368,13 @@ def draw_lane_changes(
                 else:
                     y = row - 0.2 if marker == "o" else row + 0.2
                     axes.text(high_end, y, f"{share:.1f} →", ha="right", va="center", color=colour, fontsize=8)
-        axes.axvline(1.0, color=_INK, linewidth=0.8)
+        axes.axvline(1.0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(bands)), [f"{name} ({runs[name].mean():.3g})" for name in bands], fontsize=8)
         axes.set_xlim(low_end, high_end)
         _panel(axes, title, "relative to the mean of SUMO's runs (in brackets)", "")
         axes.invert_yaxis()
     panels[0].legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_merges(cases: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[MergeRow]]]], path: Path) -> Path:
@@ -400,7 +385,7 @@ def draw_merges(cases: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[
     """
     check_ending(path, FORMATS)
     columns = max(len(found) for _, _, found in cases)
-    figure = _figure(2.6 * columns, 0.6 + 2.3 * len(cases))
+    figure = new_figure(2.6 * columns, 0.6 + 2.3 * len(cases))
     panels = figure.subplots(len(cases), columns, squeeze=False)
     for row, (title, demands, found) in zip(panels, cases, strict=True):
         for axes in row[len(found) :]:
@@ -420,7 +405,7 @@ def draw_merges(cases: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[
     first.plot([], [], "_", color=_THEORY, markersize=7, label="SUMO's runs")
     first.plot([], [], "D", color=_MEASURED, markersize=5, label="ours, mean")
     first.legend(frameon=False, fontsize=7, loc="lower right")
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)
 
 
 def draw_gridlock(time: Array, there: Array, waiting: Array, left: Array, demand: float, dt: float, path: Path) -> Path:
@@ -429,7 +414,7 @@ def draw_gridlock(time: Array, there: Array, waiting: Array, left: Array, demand
     ``there``, ``waiting`` and ``left`` (since the beginning) are [times, worlds]; ``demand`` is in vehicles/h.
     """
     check_ending(path, FORMATS)
-    figure = _figure(10.0, 3.4)
+    figure = new_figure(10.0, 3.4)
     first, second = figure.subplots(1, 2)
     minutes = time / 60.0
     for k in range(there.shape[1]):
@@ -449,4 +434,4 @@ def draw_gridlock(time: Array, there: Array, waiting: Array, left: Array, demand
         axes.set_xlim(0.0, minutes[-1])
         axes.set_ylim(0.0, None)
         axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path, _DPI, palette=True)

@@ -106,7 +106,7 @@ def test_pictures(tmp_path):
     # At the optimum itself a line stays where double precision ends.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure) or path.touch())
-        comparison_figure(tmp_path / "c.png", {"trig": [curves(-1e-200)]}, distance=True)
+        comparison_figure(tmp_path / "c.svg", {"trig": [curves(-1e-200)]}, distance=True)
     assert {float(y) for y in figures[0].axes[0].get_lines()[0].get_ydata() if np.isfinite(y)} == {1e-32}
     with pytest.raises(TrafficGradError, match="no run has a return"):
         comparison_figure(tmp_path / "c.png", {"ppo": [curves(np.nan)]})
