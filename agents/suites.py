@@ -61,7 +61,7 @@ _SHIFTED = ("optimum.kind=shifted", f"optimum.seed={SEED}")
 _FUNCTION_ROWS = tuple(Row(name, name) for name in _AGENTS)
 _SHIFTED_ROWS = tuple(Row(f"{name} shifted", name, _SHIFTED) for name in _AGENTS)
 # Pace cars: all as in the paper; then all agents with the same networks, observation and action; then lanes in place
-# of steering, without the two that are far behind there too.
+# of steering, without LR and LR+RP.
 _WORLD, _BLOCKED = "observation={kind: world}", "lane_gradient.mode=blocked"
 _LANES = ("control.command=lanes", "control.speed=[0.0, 30.0]", "training.noise_memory=4")
 _HEADING = ("control.command=heading_and_speed", "training.noise_memory=10")
