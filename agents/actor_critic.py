@@ -349,6 +349,11 @@ class Policy(nn.Module):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=place).to(mean.device)
         return self.actor.squash(mean + log_std.exp() * noise * self.actor.free)
 
+    def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean action, squashed where the policy does that, and standard deviation of the Gaussian, [..., A] each."""
+        mean, log_std = self._distribution(observation)
+        return self.actor.squash(mean), log_std.exp().expand_as(mean)
+
     @torch.no_grad()
     def _distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec

@@ -23,30 +23,48 @@ except ImportError as error:
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.compare_plots import comparison_figure
 from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
+from trafficgrad.render.fundamental import Cells, fundamental_diagram, measure_cells
 from trafficgrad.render.gradient_plots import gradient_check_figure
+from trafficgrad.render.heat_map import gradient_heat_map
 from trafficgrad.render.map import draw_network
 from trafficgrad.render.plots import learning_curve, time_space_diagram
 from trafficgrad.render.record import frame_times, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
-from trafficgrad.render.viewer import can_open_window, show
+from trafficgrad.render.stage import Stage, Style
+from trafficgrad.render.traffic_plots import before_after, deviation_over_time, speed_distribution
+from trafficgrad.render.training_plots import training_traces
+from trafficgrad.render.viewer import Drivable, Viewer, Wheel, can_open_window, show
 
 __all__ = [
     "Camera",
+    "Cells",
+    "Drivable",
     "Frame",
     "FrameSource",
     "Scene",
+    "Stage",
+    "Style",
     "Traffic",
     "TrajectoryFrames",
+    "Viewer",
+    "Wheel",
+    "before_after",
     "can_open_window",
     "caption_text",
     "comparison_figure",
+    "deviation_over_time",
     "draw_network",
     "draw_state",
     "frame_times",
+    "fundamental_diagram",
     "gradient_check_figure",
+    "gradient_heat_map",
     "learning_curve",
+    "measure_cells",
     "record",
     "show",
     "snapshot",
+    "speed_distribution",
     "time_space_diagram",
+    "training_traces",
 ]

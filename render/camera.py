@@ -34,6 +34,24 @@ class Camera:
         """Screen points ``[..., 2]`` in px -> m."""
         return (np.asarray(pixels, dtype=np.float64) - self.middle) / (self.scale, -self.scale) + self.target
 
+    def moved(self, pixels: Point) -> Camera:
+        """The same view pushed by ``pixels``."""
+        return Camera(self.scale, self.target, (self.middle[0] + pixels[0], self.middle[1] + pixels[1]))
+
+    def scaled(self, factor: float, at: Point) -> Camera:
+        """``factor`` times the scale; what is at the pixel ``at`` stays there."""
+        x, y = self.to_world(np.asarray(at)).tolist()
+        return Camera(self.scale * factor, (x, y), at)
+
+    def centred(self, target: Point, at: Point) -> Camera:
+        """The same scale with the world point ``target`` at the pixel ``at``."""
+        return Camera(self.scale, target, at)
+
+    def snapped(self) -> Camera:
+        """Moved by less than a pixel, so that the world's origin lies on a whole one."""
+        x, y = self.to_screen(np.zeros(2)).tolist()
+        return self.moved((round(x) - x, round(y) - y))
+
     def zoomed(self, factor: float) -> Camera:
         """The same view at ``factor`` times the scale (to draw enlarged and average down)."""
         return Camera(self.scale * factor, self.target, (self.middle[0] * factor, self.middle[1] * factor))

@@ -11,7 +11,7 @@ import numpy as np
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending
-from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure
+from trafficgrad.render.figures import FORMATS, GRID, INK, SERIES, new_figure, save_figure
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 Run: TypeAlias = Mapping[str, Array]  # column -> [K]
 Style: TypeAlias = tuple[str, Any]  # colour, dashes as matplotlib knows them
 
-# Okabe and Ito's colours without their yellow, which a white page swallows; told apart by colour-blind eyes.
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00")
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (5, 1.4, 1.2, 1.4)))  # each for a round of colours
 _POINTS = 200  # of a drawn line
 _FLOOR = 1e-32  # of a drawn distance: the square of what double precision tells apart from 1
@@ -98,7 +96,7 @@ def _head(figure: Figure, labels: Sequence[str], title: str) -> None:
 
 
 def _style(index: int) -> Style:
-    return _PALETTE[index % len(_PALETTE)], _DASHES[index // len(_PALETTE) % len(_DASHES)]
+    return SERIES[index % len(SERIES)], _DASHES[index // len(SERIES) % len(_DASHES)]
 
 
 def _has(run: Run, column: str) -> bool:

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
+from trafficgrad import tree
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
+from trafficgrad.recording import Recording
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.motion import Motion
 from trafficgrad.render.style import Array, nice_step
-from trafficgrad.state import Fleet, PerDriver
+from trafficgrad.state import Fleet, Neighbors, PerDriver, TrafficState
 from trafficgrad.trajectory import Trajectory
 
 Caption: TypeAlias = str | float
 Series: TypeAlias = str | float | Sequence[float] | Array | Tensor
 
+OWN = 1  # place of the own lane among a vehicle's surroundings
 LANE_CHANGE_TIME = (
     0.8  # s that a lane change takes on the screen: the simulator's takes none, and a jump is easily missed
 )
+
+
+@dataclass(frozen=True)
+class Around:
+    """Who drives ahead of whom in the own lane; empty slots have no leader."""
+
+    leader: Array  # [N] int64, slot; -1 = none
+    gap: Array  # [N] m, bumper to bumper; inf = none
+    closing_speed: Array  # [N] m/s, own speed minus the leader's; 0 = no leader
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Slopes of a window's return by what happened in one decision of it, and the part through lane changes.
+
+    That part comes through straight-through estimates of discrete decisions: it is biased.
+    """
+
+    start: float  # s, when the window begins
+    end: float  # s
+    speed: Array  # [N] per m/s, by the vehicles' speeds before the decision
+    speed_biased: Array  # [N], the part of it through lane changes
+    action: Array  # [C, A] per unit of the action
+    action_biased: Array  # [C, A]
+    most_speed: float  # the largest slope by a speed in the window, of both kinds
+    most_action: float  # by an action
+
+
+@dataclass(frozen=True)
+class Insight:
+    """What is known of one decision beyond the traffic itself."""
+
+    driver: str = ""  # who drives the controlled vehicles, such as "policy"
+    terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, and measures
+    labels: tuple[str, ...] = ()  # of the A actions
+    mean: Array | None = None  # [C, A], of the policy, in units of the action
+    deviation: Array | None = None  # [C, A]
+    gradient: Gradient | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +77,13 @@ class Frame:
     length: Array  # [N] m
     width: Array  # [N] m
     speed: Array  # [N] m/s
+    acceleration: Array  # [N] m/s2, of the step; NaN = not known
+    desired_speed: Array  # [N] m/s; NaN = not known
     active: Array  # [N] bool
+    vehicle_id: Array  # [N] int64: slots are reused, these are not
+    lane: Array  # [N] int64, place on its edge, 0 = right
+    changed: Array  # [N] s, when the lane was changed last; NaN = not yet
+    side: Array  # [N] int64, to which side: 1 = left, -1 = right, 0 = not yet
     road: Array  # [N] int64, row of RoadLayout.roads
     distance: Array  # [N] m, front bumper along that road
     offset: Array  # [N] m, centre to the left of the road's middle line
@@ -45,8 +93,20 @@ class Frame:
     caption: Mapping[str, Caption] = field(
         default_factory=dict
     )  # shown after time and mean speed, e.g. {"reward": 0.8}
+    insight: Insight = field(default_factory=Insight)
+    look: Callable[[], Around] | None = field(default=None, compare=False)  # finds ``around`` when it is asked for
 
-    @property
+    @cached_property
+    def around(self) -> Around | None:
+        """Leaders and gaps at the last recorded state; None where nobody knows."""
+        return None if self.look is None else self.look()
+
+    @cached_property
+    def speed_deviation(self) -> float:
+        """Standard deviation of the active vehicles' speeds in m/s; NaN on an empty road."""
+        return float(self.speed[self.active].std()) if self.active.any() else float("nan")
+
+    @cached_property
     def mean_speed(self) -> float:
         """Mean speed of all active vehicles in m/s; NaN on an empty road."""
         return float(self.speed[self.active].mean()) if self.active.any() else float("nan")
@@ -70,9 +130,13 @@ class FrameSource(Protocol):
 
     network: RoadNetwork
     start: float  # s, time of the first frame
-    end: float  # s, time of the last one
     step: float  # s, what "one step" means in the viewer
     max_speed: float  # m/s, upper end of the colour bar
+
+    @property
+    def end(self) -> float:
+        """S, time of the last frame."""
+        ...
 
     def frame(self, time: float) -> Frame:
         """The moment ``time`` in s, clipped to ``start`` to ``end``."""
@@ -107,6 +171,25 @@ class Traffic(Protocol):
         ...
 
 
+@runtime_checkable
+class Surveyed(Protocol):
+    """Says who surrounds whom, as a simulator does."""
+
+    def neighbors(self, state: TrafficState) -> Neighbors:
+        """Of one state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a trajectory alone does not tell, for :class:`TrajectoryFrames`."""
+
+    desired_speed: PerDriver | None = None  # m/s
+    neighbors: Callable[[TrafficState], Neighbors] | None = None
+    insights: Sequence[Insight] = ()  # one a decision
+    decision_steps: int = 1  # simulator steps of a decision
+
+
 class TrajectoryFrames:
     """Frames of one world of a :class:`Trajectory`, at any time: motion between the recorded states is interpolated.
 
@@ -117,6 +200,7 @@ class TrajectoryFrames:
         controlled: slots of the controlled vehicles.
         world: which of the ``B`` worlds.
         captions: shown beside time and mean speed: constants, or one number per state (T+1) or per step (T).
+        details: more to show of vehicles and decisions.
 
     Raises:
         TrafficGradError: no such world or slot, or a caption of another length.
@@ -131,6 +215,7 @@ class TrajectoryFrames:
         controlled: Sequence[int] | Tensor = (),
         world: int = 0,
         captions: Mapping[str, Series] | None = None,
+        details: Details | None = None,
     ) -> None:
         states, worlds, slots = trajectory.position.shape
         if not 0 <= world < worlds:
@@ -141,15 +226,21 @@ class TrajectoryFrames:
                 f"controlled vehicles must be slots from 0 to {slots - 1}, got {self.controlled.tolist()}"
             )
         self.network, self.step = network, float(trajectory.dt)
+        self._seen: dict[int, Around] = {}
         self.start = float(trajectory.time[0, world])
         self.end = self.start + (states - 1) * self.step
         self._captions = {name: _series(name, value, states) for name, value in (captions or {}).items()}
+
+        self._trajectory, self._world, self._details = trajectory, world, details or Details()
 
         def read(name: str) -> Array:
             return np.asarray(getattr(trajectory, name)[:, world].detach().cpu().numpy())
 
         driver = read("driver")
         self._length, self._width = _per_vehicle(length, driver, world), _per_vehicle(width, driver, world)
+        desired = self._details.desired_speed
+        self._desired = _per_vehicle(float("nan") if desired is None else desired, driver, world)
+        self._identity = read("vehicle_id")
         self._speed, self._active, self._heading = read("speed").astype(np.float64), read("active"), read("heading")
         finite = np.isfinite(read("position")) & np.isfinite(self._speed)
         if not (finite | ~self._active).all():
@@ -162,24 +253,46 @@ class TrajectoryFrames:
         self.max_speed = _round_up(fastest)
         self._phase = read("phase")
         position, lateral = read("position").astype(np.float64), read("lateral").astype(np.float64)
-        self._lay_out(read("lane"), position, lateral, read("previous"), read("vehicle_id"))
+        self._lay_out(read("lane"), position, lateral, read("previous"))
 
     @classmethod
     def of(
-        cls, trajectory: Trajectory, traffic: Traffic, world: int = 0, captions: Mapping[str, Series] | None = None
+        cls,
+        trajectory: Trajectory,
+        traffic: Traffic,
+        world: int = 0,
+        captions: Mapping[str, Series] | None = None,
+        details: Details | None = None,
     ) -> TrajectoryFrames:
-        """The same with network, sizes and controlled slots taken from a simulator."""
-        fleet = traffic.fleet
-        return cls(trajectory, traffic.network, fleet.length, fleet.width, fleet.controlled, world, captions)
+        """The same with network, sizes, controlled slots and, where it tells, who surrounds whom from a simulator."""
+        fleet, details = traffic.fleet, details or Details()
+        if details.neighbors is None and isinstance(traffic, Surveyed):
+            details = replace(details, neighbors=traffic.neighbors)
+        return cls(trajectory, traffic.network, fleet.length, fleet.width, fleet.controlled, world, captions, details)
 
-    def _lay_out(self, lane: Array, position: Array, lateral: Array, previous: Array, identity: Array) -> None:
+    @classmethod
+    def of_recording(cls, recording: Recording, world: int = 0) -> TrajectoryFrames:
+        """The same from a recording alone; who is ahead is found on its roads."""
+        details = Details(recording.desired_speed, recording.neighbors)
+        return cls(
+            recording.trajectory,
+            recording.network,
+            recording.length,
+            recording.width,
+            recording.controlled,
+            world,
+            recording.captions,
+            details,
+        )
+
+    def _lay_out(self, lane: Array, position: Array, lateral: Array, previous: Array) -> None:
         """Follow everybody over the lanes and find the lane changes, once."""
         layout = self.layout = RoadLayout.of(self.network)
         # Who left the road sideways (lane -1) keeps the coordinates of the lane left last.
         seen = np.where(lane >= 0, np.arange(len(lane))[:, None], 0)
         lane = np.take_along_axis(lane, np.maximum.accumulate(seen, axis=0), axis=0).clip(min=0)
         position, lateral = (np.where(self._active, x, 0.0) for x in (position, lateral))  # empty slots may hold NaN
-        same = (identity[1:] == identity[:-1]) & self._active[1:] & self._active[:-1]
+        same = (self._identity[1:] == self._identity[:-1]) & self._active[1:] & self._active[:-1]
         motion = self._motion = Motion(layout, lane, position, lateral, previous, same, self._active, self.step)
         # Row k: the state just after the vehicle's latest jump (or new start) until k, and how far it jumped then.
         none = np.zeros((1, lane.shape[1]))
@@ -188,6 +301,15 @@ class TrajectoryFrames:
         self._jump_step = after - 1
         jumps = np.vstack([none, np.where(motion.changes, motion.shift, 0.0)])
         self._jump = np.take_along_axis(jumps, after, axis=0)
+        self._number = self.network.number.numpy()[lane]
+        # Lane changes alone, from state to state: when the last one was, -1 = none, and to which side.
+        rows = np.arange(1, len(lane))[:, None]
+        begun = np.maximum.accumulate(np.vstack([none, np.where(motion.continues, 0, rows)]).astype(np.int64), axis=0)
+        last = np.maximum.accumulate(np.vstack([none, np.where(motion.changes, rows, 0)]).astype(np.int64), axis=0)
+        self._changed = np.where((last > 0) & (last > begun), last - 1, -1)
+        self._side = np.take_along_axis(np.sign(jumps), np.maximum(last, 0), axis=0).astype(np.int64)
+        gained = np.where(motion.continues, self._speed[1:] - self._speed[:-1], np.nan) / self.step
+        self._acceleration = np.vstack([gained, gained[-1:] if len(gained) else np.full_like(none, np.nan)])
 
     def tracks(self, stride: int = 1) -> Tracks:
         """Every ``stride``-th state in road coordinates, and how it leads to the next."""
@@ -238,7 +360,13 @@ class TrajectoryFrames:
             length=length,
             width=self._width[k],
             speed=speed,
+            acceleration=self._acceleration[k],
+            desired_speed=self._desired[k],
             active=self._active[k],
+            vehicle_id=self._identity[k],
+            lane=self._number[k],
+            changed=np.where(self._changed[k] >= 0, self.start + self._changed[k] * self.step, np.nan),
+            side=np.where(self._changed[k] >= 0, self._side[k], 0),
             road=layout.road[front[0]],
             distance=layout.wrap(layout.road[front[0]], layout.start[front[0]] + front[1]),
             offset=layout.offset[lane] + lateral,
@@ -246,7 +374,22 @@ class TrajectoryFrames:
             controlled=self.controlled,
             phase=self._phase[k],
             caption={name: _at(values, k) for name, values in self._captions.items()},
+            insight=self._insight(k),
+            look=None if self._details.neighbors is None else lambda: self._around(k),
         )
+
+    def _insight(self, k: int) -> Insight:
+        insights = self._details.insights
+        return insights[min(k // self._details.decision_steps, len(insights) - 1)] if insights else Insight()
+
+    def _around(self, k: int) -> Around:
+        if k not in self._seen:
+            assert self._details.neighbors is not None
+            state = tree.index(self._trajectory.state(k), slice(self._world, self._world + 1))
+            found = self._details.neighbors(state)
+            parts = (x[0, :, OWN].detach().cpu().numpy() for x in (found.leader, found.gap, found.closing_speed))
+            self._seen = {k: Around(*parts)}  # of this state only: pictures come in the order of time
+        return self._seen[k]
 
 
 def _series(name: str, value: Series, states: int) -> Array | str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pygame
 
+from trafficgrad.render.bodies import draw_bodies
+from trafficgrad.render.colouring import Colouring
 from trafficgrad.render.frames import Frame, caption_items
 from trafficgrad.render.style import (
     MUTED,
     TEXT,
+    Array,
     Point,
-    draw_bodies,
     nice_step,
-    speed_colours,
-    speed_fraction,
     write,
 )
 
@@ -21,11 +21,12 @@ from trafficgrad.render.style import (
 class Panel:
     """Numbers on top, legend at the bottom, from ``top`` to ``bottom`` px. ``unit`` is the size of a design pixel."""
 
-    def __init__(self, left: float, top: float, width: float, bottom: float, unit: float, max_speed: float) -> None:
-        self.left, self.top, self.width, self.unit, self.max_speed = left, top, width, unit, max_speed
+    def __init__(self, left: float, top: float, width: float, bottom: float, unit: float) -> None:
+        self.left, self.top, self.width, self.unit = left, top, width, unit
         self.legend = bottom - 152 * unit
+        self.below = top  # px, the end of the numbers in the last picture
 
-    def draw(self, surface: pygame.Surface, frame: Frame) -> None:
+    def draw(self, surface: pygame.Surface, frame: Frame, colouring: Colouring) -> None:
         """Write the frame's caption and counts; captions for which there is no room are left out, the last first."""
         u, y = self.unit, self.top
         for name, value in caption_items(frame):
@@ -35,36 +36,38 @@ class Panel:
             write(surface, name, (self.left, y), 18 * u, MUTED)
             write(surface, value, (self.left, y + 15 * u), (44 if large else 30) * u, TEXT)
             y += (64 if large else 50) * u
-        self._draw_colour_bar(surface, frame.mean_speed)
+        self.below = y
+        self._draw_colour_bar(surface, colouring, colouring.mean(frame))
         count = int(frame.active[frame.controlled].sum())
         others = int(frame.active.sum()) - count
-        self._draw_key(surface, self.legend + 96 * u, True, f"controlled vehicle ({count})")
-        self._draw_key(surface, self.legend + 124 * u, False, f"other driver ({others})")
+        fill = colouring.colours(np.array([colouring.low + 0.55 * (colouring.high - colouring.low)]))
+        self._draw_key(surface, self.legend + 96 * u, True, f"controlled vehicle ({count})", fill)
+        self._draw_key(surface, self.legend + 124 * u, False, f"other driver ({others})", fill)
 
-    def _draw_colour_bar(self, surface: pygame.Surface, mean_speed: float) -> None:
-        u = self.unit
-        write(surface, "colour = speed in m/s", (self.left, self.legend), 18 * u, MUTED)
+    def _draw_colour_bar(self, surface: pygame.Surface, colouring: Colouring, mean: float) -> None:
+        u, low, high = self.unit, colouring.low, colouring.high
+        write(surface, f"colour = {colouring.name} in {colouring.unit}", (self.left, self.legend), 18 * u, MUTED)
         bar = pygame.Rect(round(self.left), round(self.legend + 36 * u), round(self.width), round(14 * u))
-        colours = speed_colours(np.linspace(0, self.max_speed, bar.width), self.max_speed)
+        colours = colouring.colours(np.linspace(low, high, bar.width))
         surface.blit(pygame.surfarray.make_surface(np.repeat(colours[:, None], bar.height, axis=1)), bar)
 
-        def across(speed: float) -> float:
-            return bar.left + float(speed_fraction(speed, self.max_speed)) * (bar.width - 1)
+        def across(value: float) -> float:
+            return bar.left + colouring.share(value) * (bar.width - 1)
 
-        for mark in np.arange(0, self.max_speed * (1 + 1e-9), nice_step(self.max_speed, 5)):
+        step = nice_step(high - low, 5)
+        for mark in np.arange(np.ceil(low / step) * step, high + 1e-9 * step, step):
             x = across(mark)
             pygame.draw.line(surface, MUTED, (x, bar.bottom), (x, bar.bottom + 4 * u))
             write(surface, f"{mark:g}", (x, bar.bottom + 6 * u), 16 * u, MUTED, "midtop")
-        if np.isfinite(mean_speed):
-            x, y = across(mean_speed), bar.top - 9 * u
+        if np.isfinite(mean):
+            x, y = across(mean), bar.top - 9 * u
             pygame.draw.polygon(surface, TEXT, [(x, bar.top + 2 * u), (x - 6 * u, y), (x + 6 * u, y)])
             near_end = x > bar.right - 44 * u
             at: Point = (x - 9 * u if near_end else x + 9 * u, bar.top - 2 * u)
             write(surface, "mean", at, 15 * u, MUTED, "bottomright" if near_end else "bottomleft")
 
-    def _draw_key(self, surface: pygame.Surface, top: float, controlled: bool, text: str) -> None:
+    def _draw_key(self, surface: pygame.Surface, top: float, controlled: bool, text: str, fill: Array) -> None:
         u = self.unit
-        fill = speed_colours(np.array([0.55 * self.max_speed]), self.max_speed)
         centre, size = np.array([[self.left + 16 * u, top + 8 * u]]), np.array([[24 * u, 11 * u]])
         draw_bodies(surface, centre, np.zeros(1), size, fill, np.array([controlled]))
         write(surface, text, (self.left + 40 * u, top + 9 * u), 19 * u, TEXT, "midleft")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +12,28 @@ from torch import Tensor
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import check_ending
 from trafficgrad.network import RoadNetwork
-from trafficgrad.render.figures import FORMATS, GRID, INK, new_figure, save_figure, speed_map
+from trafficgrad.render.figures import (
+    CONTROLLED,
+    FORMATS,
+    head,
+    legend_beside,
+    new_figure,
+    save_figure,
+    speed_map,
+)
 from trafficgrad.render.frames import Tracks, TrajectoryFrames
 from trafficgrad.render.style import Array
+from trafficgrad.render.training_plots import draw_column, name_progress, progress_of, read_runs
 from trafficgrad.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
 
-_CONTROLLED = "#d7191c"
 _MOST_POINTS = 900  # of a vehicle's line; more are below a pixel
 # Of a training's log: what a reader asks for first, in this order, as far as it is there.
 _CURVES = ("score", "reward", "episode_return", "alpha")
-_PROGRESS = ("decisions", "iteration", "seconds")
 
 
 def time_space_diagram(
@@ -60,43 +67,98 @@ def time_space_diagram(
     """
     path = Path(path)
     check_ending(path, FORMATS)
-    frames = TrajectoryFrames(trajectory, network, 5.0, 2.0, controlled, world)
-    if len(frames.layout.roads) > 1:
-        raise TrafficGradError(f"a time-space diagram needs one road, this network has {len(frames.layout.roads)}")
-    if trajectory.steps < 1:
-        raise TrafficGradError("a time-space diagram needs a trajectory of at least one step")
-    tracks = frames.tracks(max(1, trajectory.steps // _MOST_POINTS))
+    frames = on_one_road(trajectory, network, "a time-space diagram", controlled, world)
     lanes = len(frames.layout.lanes_of[0])
     figure = new_figure(10.0, 1.2 + max(3.6, min(2.1, 10.5 / lanes) * lanes))
-    panels = figure.subplots(lanes, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    limit = frames.max_speed if max_speed is None else max_speed
-    for lane, axes in zip(reversed(range(lanes)), panels, strict=True):
-        mappable = _draw_lane(axes, tracks, lane, limit, frames.controlled)
-        side = " (right)" if lane == 0 else " (left)" if lane == lanes - 1 else ""
-        axes.set_ylabel(f"lane {lane}{side}\nposition in m" if lanes > 1 else "position in m")
-        axes.set_xlim(float(tracks.time[0]), float(tracks.time[-1]))
-        axes.set_ylim(0.0, frames.layout.roads[0].length)
+    panels = list(figure.subplots(lanes, 1, sharex=True, sharey=True, squeeze=False)[:, 0])
+    mappable = draw_lanes(panels, frames, frames.max_speed if max_speed is None else max_speed)
+    name_lanes(panels)
     panels[-1].set_xlabel("time in s")
-    if title:
-        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    head(panels[0], title)
     if len(frames.controlled):
-        _draw_key(panels[0], lanes > 1)
-    figure.colorbar(mappable, ax=list(panels), label="speed in m/s", pad=0.015, aspect=40 if lanes > 1 else 25)
+        key = key_of_controlled(lanes > 1)
+        panels[0].legend(
+            handles=key, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2
+        )
+    figure.colorbar(mappable, ax=panels, label="speed in m/s", pad=0.015, aspect=40 if lanes > 1 else 25)
     return save_figure(figure, path)
 
 
-def _draw_key(axes: Axes, changes: bool) -> None:
-    """Above the panels: how controlled vehicles are drawn."""
+def on_one_road(
+    trajectory: Trajectory, network: RoadNetwork, what: str, controlled: Sequence[int] | Tensor = (), world: int = 0
+) -> TrajectoryFrames:
+    """What is to be drawn of a world, for figures (``what``) of one road over time.
+
+    Raises:
+        TrafficGradError: no such world or slot, a trajectory without a step, or several roads.
+    """
+    frames = TrajectoryFrames(trajectory, network, 5.0, 2.0, controlled, world)
+    if len(frames.layout.roads) > 1:
+        raise TrafficGradError(f"{what} needs one road, this network has {len(frames.layout.roads)}")
+    if trajectory.steps < 1:
+        raise TrafficGradError(f"{what} needs a trajectory of at least one step")
+    return frames
+
+
+def draw_lanes(
+    panels: Sequence[Axes], frames: TrajectoryFrames, max_speed: float, *, small: bool = False
+) -> LineCollection:
+    """Everybody's way, a panel a lane, the leftmost on top; returns what a colour bar needs.
+
+    Args:
+        panels: from the leftmost lane to the rightmost.
+        frames: of one road.
+        max_speed: m/s, upper end of the colours.
+        small: with half as many points a line, and as pixels in vector formats, where tens of thousands of pieces
+            would make files of tens of megabytes.
+    """
+    points = _MOST_POINTS // 2 if small else _MOST_POINTS
+    tracks = frames.tracks(max(1, round((frames.end - frames.start) / frames.step) // points))
+    for lane, axes in zip(reversed(range(len(panels))), panels, strict=True):
+        mappable = _draw_lane(axes, tracks, lane, max_speed, frames.controlled)
+        mappable.set_rasterized(small)
+        axes.set_xlim(float(tracks.time[0]), float(tracks.time[-1]))
+        axes.set_ylim(stretch([frames]))
+    return mappable
+
+
+def stretch(shown: Sequence[TrajectoryFrames]) -> tuple[float, float]:
+    """The part of the one road that is worth showing, m: all of a closed one, of an open one where anybody drives."""
+    road = shown[0].layout.roads[0]
+    tracks = [frames.tracks() for frames in shown]
+    there = [each.distance[:-1][each.continues] for each in tracks] + [
+        each.distance[1:][each.continues] for each in tracks
+    ]
+    places = np.concatenate(there)
+    if road.closed or not len(places):
+        return 0.0, road.length
+    margin = 0.03 * max(float(np.ptp(places)), 1.0)
+    return max(0.0, float(places.min()) - margin), min(road.length, float(places.max()) + margin)
+
+
+def name_lanes(panels: Sequence[Axes]) -> None:
+    """What the panels of :func:`draw_lanes` show, on the left of each."""
+    lanes = len(panels)
+    for lane, axes in zip(reversed(range(lanes)), panels, strict=True):
+        axes.set_ylabel(f"{lane_name(lane, lanes)}\nposition in m" if lanes > 1 else "position in m")
+
+
+def lane_name(lane: int, lanes: int) -> str:
+    """What a lane of a road of so many is called: ``lane 0 (right)``."""
+    side = "" if lanes == 1 else " (right)" if lane == 0 else " (left)" if lane == lanes - 1 else ""
+    return f"lane {lane}{side}"
+
+
+def key_of_controlled(changes: bool) -> list[Line2D]:
+    """Handles of a key: how controlled vehicles are drawn, and how their lane changes."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=_CONTROLLED, linewidth=1.8, label="controlled vehicle")]
-    for filling, label in ((_CONTROLLED, "enters the lane"), ("white", "leaves the lane")) if changes else ():
-        dot = Line2D([], [], color=_CONTROLLED, marker="o", markersize=4.5, linestyle="", label=label)
+    handles = [Line2D([], [], color=CONTROLLED, linewidth=1.8, label="controlled vehicle")]
+    for filling, label in ((CONTROLLED, "enters the lane"), ("white", "leaves the lane")) if changes else ():
+        dot = Line2D([], [], color=CONTROLLED, marker="o", markersize=4.5, linestyle="", label=label)
         dot.set_markerfacecolor(filling)
         handles.append(dot)
-    axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2
-    )
+    return handles
 
 
 def _draw_lane(axes: Axes, tracks: Tracks, lane: int, max_speed: float, controlled: Array) -> LineCollection:
@@ -115,15 +177,15 @@ def _draw_lane(axes: Axes, tracks: Tracks, lane: int, max_speed: float, controll
     axes.add_collection(collection)
     if len(controlled):
         own, _ = _segments(tracks, stays & is_controlled)
-        axes.add_collection(LineCollection(list(own), colors=_CONTROLLED, linewidths=1.8, capstyle="round", zorder=3))
+        axes.add_collection(LineCollection(list(own), colors=CONTROLLED, linewidths=1.8, capstyle="round", zorder=3))
         changes = tracks.continues & (tracks.lane[1:] != tracks.lane[:-1]) & is_controlled
         for mask, row, filling in (
             (changes & (tracks.lane[:-1] == lane), 0, "white"),
-            (changes & (tracks.lane[1:] == lane), 1, _CONTROLLED),
+            (changes & (tracks.lane[1:] == lane), 1, CONTROLLED),
         ):
             k, n = np.nonzero(mask)
             dots = tracks.time[k + row], tracks.distance[k + row, n]
-            axes.plot(*dots, "o", markersize=4.5, color=_CONTROLLED, markerfacecolor=filling, zorder=4)
+            axes.plot(*dots, "o", markersize=4.5, color=CONTROLLED, markerfacecolor=filling, zorder=4)
     return collection
 
 
@@ -166,72 +228,26 @@ def learning_curve(
     """
     path = Path(path)
     check_ending(path, FORMATS)
-    files = metrics if isinstance(metrics, Mapping) else {"": metrics}
-    runs = {label: _read_csv(Path(file)) for label, file in files.items()}
+    runs = read_runs(metrics)
     known = list(dict.fromkeys(name for run in runs.values() for name in run))
     for name in (*(columns or ()), *([progress] if progress else ())):
         if name not in known:
             raise TrafficGradError(
                 f"the metrics have no column {name!r}{nearest_name(name, known)}; they have {', '.join(known)}"
             )
-    from matplotlib.ticker import EngFormatter
-
     shown = list(columns) if columns else [name for name in _CURVES if name in known][:3]
     if not shown:
         raise TrafficGradError(
             f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
         )
-    along = progress or next((name for name in _PROGRESS if name in known), None)
-    figure = new_figure(7.5 if len(files) < 2 else 9.0, 0.9 + 2.3 * len(shown))
+    along = progress or progress_of(known)
+    figure = new_figure(7.5 if len(runs) < 2 else 9.0, 0.9 + 2.3 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, shown, strict=True):
-        for i, (label, run) in enumerate(runs.items()):
-            if name in run:
-                right = run[along] if along in run else np.arange(len(run[name]), dtype=np.float64)
-                _draw_curve(axes, right, run[name], label, "#2f6db3" if len(runs) == 1 else f"C{i}")
+        draw_column(axes, runs, name, along)
         axes.set_ylabel(name.replace("_", " "))
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.margins(x=0.01)
-    panels[-1].set_xlabel((along or "row").replace("_", " "))
-    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=" "))
-    if title:
-        panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    name_progress(panels[-1], along)
+    head(panels[0], title)
     if len(runs) > 1:
-        # Beside the panel: curves may be anywhere in it.
-        panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        legend_beside(panels[0])
     return save_figure(figure, path)
-
-
-def _draw_curve(axes: Axes, right: Array, values: Array, label: str, colour: str) -> None:
-    """The numbers themselves; where there are many they are pale and their running mean lies on top."""
-    there = np.isfinite(values) & np.isfinite(right)
-    right, values = right[there], values[there]
-    half = len(values) // 50
-    if half < 2:
-        few = len(values) < 40
-        axes.plot(right, values, color=colour, linewidth=1.6, marker="o" if few else "", markersize=3, label=label)
-        return
-    axes.plot(right, values, color=colour, linewidth=0.7, alpha=0.3)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    row = np.arange(len(values))
-    first, last = np.maximum(row - half, 0), np.minimum(row + half + 1, len(values))
-    axes.plot(right, (total[last] - total[first]) / (last - first), color=colour, linewidth=1.8, label=label)
-
-
-def _read_csv(path: Path) -> dict[str, Array]:
-    """Numeric columns of a CSV file; an empty cell is NaN."""
-    if not path.is_file():
-        raise TrafficGradError(f"no metrics file {str(path)!r}; expected the metrics.csv of a run folder")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        names = list(rows[0]) if rows else []
-        table = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise TrafficGradError(
-            f"{str(path)!r} is no table of numbers ({error}); expected the metrics.csv of a run folder"
-        ) from error
-    table = {name: values for name, values in table.items() if np.isfinite(values).any()}
-    if not table:
-        raise TrafficGradError(f"{str(path)!r} holds no numbers yet")
-    return table

@@ -11,7 +11,8 @@ import numpy as np
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending, complete_file
 from trafficgrad.render.frames import FrameSource
-from trafficgrad.render.scene import Scene
+from trafficgrad.render.scene import MIN_SIZE
+from trafficgrad.render.stage import Stage, Style
 from trafficgrad.render.style import Array
 
 FORMATS = (".mp4", ".gif", ".png")
@@ -42,6 +43,8 @@ def record(
     time_factor: float = 1.0,
     title: str = "",
     progress: Progress | None = None,
+    beside: tuple[str, FrameSource] | None = None,
+    style: Style | None = None,
 ) -> Path:
     """Write a film (``.mp4``, ``.gif``) or the last moment as a still (``.png``). Needs no display.
 
@@ -55,6 +58,9 @@ def record(
         time_factor: simulated seconds per second of film.
         title: one line in the picture.
         progress: called with the frames done and their total after each frame.
+        beside: title and source of a second panel to the right, at the same time since its own start; the film is as
+            long as the longer of both.
+        style: colours, overlays, charts, whom to follow.
 
     Returns:
         The path written.
@@ -65,13 +71,13 @@ def record(
     path = Path(path)
     kind = check_ending(path, FORMATS)
     if kind == ".png":
-        return snapshot(source, path, size=size, title=title)
+        return snapshot(source, path, size=size, title=title, beside=beside, style=style)
     if kind == ".mp4" and (size[0] % 2 or size[1] % 2):
         raise TrafficGradError(f"an mp4 needs an even width and height, got {size[0]}x{size[1]}")
     if kind == ".gif":
         fps = 100.0 / max(2, round(100.0 / fps)) if fps > 0 else fps
-    times = frame_times(source, fps, time_factor)
-    scene = Scene(source.network, size, max_speed=source.max_speed, title=title)
+    picture = _Panels(source, size, title, beside, style)
+    times = max((frame_times(one, fps, time_factor) for one in picture.sources), key=len)
     if kind == ".gif" and len(times) * size[0] * size[1] > _GIF_LIMIT:
         raise TrafficGradError(
             f"a GIF of {len(times)} frames of {size[0]}x{size[1]} would take gigabytes of memory: "
@@ -79,8 +85,8 @@ def record(
         )
 
     def pictures() -> Iterator[Array]:
-        for done, time in enumerate(times, start=1):
-            yield scene.rgb(source.frame(float(time)))
+        for done, time in enumerate(times - times[0] + source.start, start=1):
+            yield picture.rgb(float(time) - source.start)
             if progress is not None:
                 progress(done, len(times))
 
@@ -88,7 +94,9 @@ def record(
         if kind == ".mp4":
             _write_mp4(partial, pictures(), fps)
         else:
-            middle = [scene.rgb(source.frame(float(t))) for t in (times[0], times[len(times) // 2], times[-1])]
+            middle = [
+                picture.rgb(float(t) - source.start) for t in times[[0, len(times) // 2, -1]] - times[0] + source.start
+            ]
             _write_gif(partial, pictures(), fps, np.concatenate(middle))
     return path
 
@@ -100,6 +108,8 @@ def snapshot(
     time: float | None = None,
     size: tuple[int, int] = (1280, 720),
     title: str = "",
+    beside: tuple[str, FrameSource] | None = None,
+    style: Style | None = None,
 ) -> Path:
     """Write one moment (s; default: the last) as a PNG and return its path.
 
@@ -111,12 +121,39 @@ def snapshot(
         raise TrafficGradError(f"a still is written as .png, got {path.name!r}")
     import imageio.v3 as imageio
 
-    picture = Scene(source.network, size, max_speed=source.max_speed, title=title).rgb(
-        source.frame(source.end if time is None else time)
-    )
+    picture = _Panels(source, size, title, beside, style).rgb((source.end if time is None else time) - source.start)
     with complete_file(path) as partial:
         imageio.imwrite(partial, picture)
     return path
+
+
+class _Panels:
+    """One source, or two side by side in the same clock."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        size: tuple[int, int],
+        title: str,
+        beside: tuple[str, FrameSource] | None,
+        style: Style | None,
+    ) -> None:
+        parts = [(title, source)] if beside is None else [(title, source), beside]
+        width = size[0] // len(parts)
+        if width < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
+            raise TrafficGradError(
+                f"a picture of {size[0]}x{size[1]} pixels is too small to read; "
+                f"expected at least {MIN_SIZE[0] * len(parts)}x{MIN_SIZE[1]}"
+            )
+        self.sources = [one for _, one in parts]
+        widths = (size[0] - width * (len(parts) - 1), width)
+        self._stages = [
+            Stage(one, (w, size[1]), title=name, style=style) for (name, one), w in zip(parts, widths, strict=False)
+        ]
+
+    def rgb(self, elapsed: float) -> Array:
+        """The picture ``elapsed`` s after the sources' starts."""
+        return np.concatenate([stage.rgb(stage.source.start + elapsed) for stage in self._stages], axis=1)
 
 
 def _write_mp4(path: Path, pictures: Iterator[Array], fps: float) -> None:

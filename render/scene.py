@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pygame
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.network import RoadNetwork
+from trafficgrad.render.bodies import draw_bodies
+from trafficgrad.render.camera import Camera
+from trafficgrad.render.colouring import Colouring, SpeedColouring
 from trafficgrad.render.frames import Caption, Frame, Traffic, TrajectoryFrames
 from trafficgrad.render.junctions import Junctions
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.overlays import Canvas, Overlay
 from trafficgrad.render.panel import Panel
-from trafficgrad.render.roads import draw_lights, draw_roads
+from trafficgrad.render.place import Place
+from trafficgrad.render.roads import RoadTiles, draw_lights, draw_roads
 from trafficgrad.render.strip import Strip, label_colour
 from trafficgrad.render.style import (
     BACKGROUND,
     CONTROLLED,
     FAINT,
-    MUTED,
     OVERSAMPLING,
+    SMALLEST_UNIT,
     TEXT,
     Array,
-    draw_bodies,
+    Point,
     nice_step,
-    speed_colours,
     write,
 )
 from trafficgrad.render.view import RoadView
@@ -35,7 +39,6 @@ from trafficgrad.state import TrafficState
 from trafficgrad.trajectory import Trajectory
 
 MIN_SIZE = (480, 270)  # px; smaller, nothing could be read
-_SMALLEST_UNIT = 0.72  # of the design's pixels at 1280x720; below, type would run together
 _LANE = (9.0, 15.0)  # px that a lane is drawn wide at least: below, nobody sees who drives in which lane ...
 _ROAD, _STRIP = 90.0, 60.0  # px for all lanes of a road together, in the view and straightened, that decide between
 _LONG = 4.0  # a network this many times as long as high is shown straightened only: true to scale it would be a thread
@@ -52,7 +55,7 @@ class Scene:
         max_speed: m/s, upper end of the colour bar.
         title: one line above the picture.
         lane_scale: how much wider than to scale roads are drawn; ``None`` = wide enough to tell lanes apart.
-        footer: keep a line free at the bottom, for :meth:`draw`'s ``footer``.
+        foot: px to keep free at the bottom, at 720 lines.
 
     Raises:
         TrafficGradError: a size or speed that nothing can be drawn with.
@@ -66,7 +69,7 @@ class Scene:
         max_speed: float,
         title: str = "",
         lane_scale: float | None = None,
-        footer: bool = False,
+        foot: float = 0.0,
     ) -> None:
         if size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
             raise TrafficGradError(
@@ -78,16 +81,24 @@ class Scene:
         self.size, self.max_speed, self.title = (int(size[0]), int(size[1])), float(max_speed), title
         self.layout = RoadLayout.of(network)
         self.junctions = Junctions.of(self.layout)
-        self.unit = u = max(min(size[0] / 1280, size[1] / 720), _SMALLEST_UNIT)
+        self.unit = u = max(min(size[0] / 1280, size[1] / 720), SMALLEST_UNIT)
         margin, column, heading = 28 * u, 232 * u, 34 * u if title else 0.0
-        self._bottom = size[1] - (26 * u if footer else 0.0)
+        self._bottom = size[1] - foot * u
         area = (margin, margin + heading, size[0] - 3 * margin - column, self._bottom - 2 * margin - heading)
         self.view: RoadView | None
         self.strip: Strip | None
         self.view, self.strip = self._arrange(area, margin, lane_scale)
+        self._fitted = self.view, self.strip
         both = self.strip is not None and self.view is not None
         bottom = (self.strip.top if self.strip is not None and both else self._bottom) - 24 * u
-        self.panel = Panel(size[0] - margin - column, margin, column, bottom, u, self.max_speed)
+        self.panel = Panel(size[0] - margin - column, margin, column, bottom, u)
+        self.colouring: Colouring = SpeedColouring(self.max_speed)
+        self.overlays: Sequence[Overlay] = ()
+        self.selected: int | None = None  # slot
+        # Where the road is seen when the view moves: all that is left of the panel, above the strip.
+        edge = self.strip.top - 28 * u if self.strip is not None and both else self._bottom
+        self.area = pygame.Rect(0, 0, round(self.panel.left - margin), round(edge))
+        self._tiles = RoadTiles(self.layout, self.junctions)
         self._background = self._draw_background(margin)
         self._lit: tuple[bytes, pygame.Surface] = (b"", self._background)  # phases, and the background in their colours
 
@@ -97,7 +108,7 @@ class Scene:
         left, top, width, height = area
         layout, u = self.layout, self.unit
         lanes = 2 * float(layout.half_width.max()) / float(layout.width.min())
-        min_lane = float(np.clip(_ROAD / lanes, *_LANE)) * u
+        self._min_lane = min_lane = float(np.clip(_ROAD / lanes, *_LANE)) * u
         if len(layout.roads) > 1:
             return RoadView.fit(layout, area, min_lane, lane_scale, self.junctions.crossing), None
         points = np.concatenate([layout.middle_line(e) for e in layout.roads[0].edges])
@@ -119,23 +130,75 @@ class Scene:
         above = (left + 44 * u, top + 8 * u, width - 88 * u, strip.top - 52 * u - top)
         return RoadView.fit(layout, above, min_lane, lane_scale), strip
 
-    def draw(self, frame: Frame, surface: pygame.Surface | None = None, footer: str = "") -> pygame.Surface:
-        """Draw a frame on ``surface`` (of this scene's size), or on a new one, and return it. No display is needed.
+    def look(self, camera: Camera | None) -> None:
+        """Show the road as ``camera`` sees it in :attr:`area`, streets to scale where they are wide enough; None: all.
 
-        ``footer`` is written in the line kept free for it.
+        A road that is shown straightened only is then shown as it lies in the world.
         """
+        if camera is None:
+            self.view, self.strip = self._fitted
+            return
+        camera = camera.snapped()
+        widest = 1.0 if self._fitted[0] is None else self._fitted[0].lane_scale
+        wanted = self._min_lane / (camera.scale * float(self.layout.width.min()))
+        self.view = RoadView(camera, coarse(float(np.clip(wanted, 1.0, widest))), self.area)
+        self.strip = self._fitted[1] if self._fitted[0] is not None else None
+
+    @property
+    def is_fitted(self) -> bool:
+        """The whole network is shown."""
+        return (self.view, self.strip) == self._fitted
+
+    @property
+    def fitted_scale(self) -> float:
+        """Px/m of the picture of the whole network."""
+        view, strip = self._fitted
+        if view is not None:
+            return view.camera.scale
+        assert strip is not None
+        return strip.scale
+
+    def camera_at(self, pixel: Point, scale: float | None = None) -> Camera:
+        """The camera of the present view, or, where the road is shown straightened only, one that shows the same place.
+
+        ``scale`` (px/m) is that of a straightened road, default: its own.
+        """
+        if self.view is not None and self.view.rows == 1:
+            return self.view.camera
+        if self.view is not None:
+            row = int(np.clip((pixel[1] - self.view.area.top) * self.view.rows // self.view.area.height, 0, 99))
+            up = row * self.view.area.height / self.view.rows
+            return self.view.camera.moved((-row * self.view.area.width, up))
+        assert self.strip is not None
+        distance = self.strip.distance_at(pixel)
+        at = np.array([self.layout.roads[0].length / 2 if distance is None else distance])
+        xy, _ = self.layout.locate(np.zeros(1, dtype=np.int64), at, np.zeros(1))
+        return Camera(scale or self.strip.scale, (float(xy[0, 0]), float(xy[0, 1])), pixel)
+
+    def draw(self, frame: Frame, surface: pygame.Surface | None = None) -> pygame.Surface:
+        """Draw a frame on ``surface`` (of this scene's size), or on a new one, and return it. No display is needed."""
         surface = pygame.Surface(self.size) if surface is None else surface
-        surface.blit(self._road_at(frame.phase), (0, 0))
-        fill = speed_colours(frame.speed, self.max_speed)
+        self._draw_ground(surface, frame.phase)
+        canvas = Canvas(surface, self.places(frame), self.colouring.fill(frame), self.unit, self.selected)
         halo = np.zeros(len(frame.speed), dtype=bool)
         halo[frame.controlled] = True
-        if self.view is not None:
-            self._draw_vehicles(surface, self.view, frame, fill, halo)
-        if self.strip is not None:
-            self.strip.draw_vehicles(surface, frame, fill, halo)
-        self.panel.draw(surface, frame)
-        if footer:
-            write(surface, footer, (28 * self.unit, self._bottom + 4 * self.unit), 16 * self.unit, MUTED)
+        for overlay in self.overlays:
+            if overlay.below:
+                overlay.draw(canvas, frame)
+        plates = self._plates(frame)
+        for _, at, plate, clip in plates:
+            surface.set_clip(clip)
+            pygame.draw.aaline(surface, CONTROLLED, at, plate)
+        for place in canvas.places:
+            surface.set_clip(place.clip)
+            seen = place.seen
+            draw_bodies(surface, place.centre[seen], place.angle[seen], place.size[seen], canvas.fill[seen], halo[seen])
+        surface.set_clip(None)
+        self._draw_labels(surface, frame, canvas, plates)
+        for overlay in self.overlays:
+            if not overlay.below:
+                overlay.draw(canvas, frame)
+        self.panel.draw(surface, frame, self.colouring)
         return surface
 
     def rgb(self, frame: Frame) -> Array:
@@ -149,34 +212,73 @@ class Scene:
         assert self.strip is not None
         return self.strip.place(frame)
 
-    def _draw_vehicles(self, surface: pygame.Surface, view: RoadView, frame: Frame, fill: Array, halo: Array) -> None:
-        centre = self.vehicle_pixels(frame)
+    def places(self, frame: Frame) -> list[Place]:
+        """All parts of the picture that show vehicles."""
+        found = [] if self.view is None else self._road_places(self.view, frame)
+        return found if self.strip is None else [*found, *self.strip.places(frame)]
+
+    def vehicle_at(self, frame: Frame, pixel: Point) -> int | None:
+        """Slot of the vehicle drawn at a pixel, or near it; None where there is none."""
+        hits = [hit for place in self.places(frame) if (hit := place.nearest(pixel, 8 * self.unit)) is not None]
+        return min(hits)[1] if hits else None
+
+    def _road_places(self, view: RoadView, frame: Frame) -> list[Place]:
         # Small ones are drawn larger, but never wider than their lane.
         lane = view.across * float(self.layout.width.min())
         narrowest = float(np.clip(0.8 * lane, 2.2, 4.0))
         size = np.stack(
             [np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, narrowest)], -1
         )
-        on = frame.active
-        shown = [(str(i), int(n)) for i, n in enumerate(frame.controlled, start=1) if frame.active[n]]
-        if len(shown) > _MAX_LABELS or self.layout.half_width.max() * view.across > _WIDEST_LABELLED * self.unit:
-            shown = []
-        roofs = [(text, n) for text, n in shown if size[n, 1] >= 24 * self.unit]
-        plates = [] if roofs else [(text, n, self._plate(view, frame, n, centre[n])) for text, n in shown]
-        for _, n, plate in plates:
-            pygame.draw.aaline(surface, CONTROLLED, tuple(centre[n]), tuple(plate))
+        found = []
         for row, part in view.each_row(self.size):
-            at = row.place(frame.xy, frame.aside)
-            seen = on & (at[:, 0] > part.left - size[:, 0]) & (at[:, 0] < part.right + size[:, 0])
-            surface.set_clip(part)
-            draw_bodies(surface, at[seen], -frame.heading[seen], size[seen], fill[seen], halo[seen])
-        surface.set_clip(None)
-        for text, n in roofs:
-            rear = centre[n] - 0.12 * size[n, 0] * np.array([np.cos(frame.heading[n]), -np.sin(frame.heading[n])])
-            write(surface, text, (rear[0], rear[1] + 1), 26 * self.unit, label_colour(fill[n]), "center")
-        for text, _, plate in plates:
+            clip = part if self.is_fitted else self.area
+
+            def centres(of: Frame, row: RoadView = row) -> Array:
+                return row.place(of.xy, of.aside)
+
+            at = centres(frame)
+            low, high = np.array(clip.topleft) - size[:, :1], np.array(clip.bottomright) + size[:, :1]
+            seen = frame.active & ((at > low) & (at < high)).all(1)
+            found.append(Place(clip, at, -frame.heading, size, seen, centres, straight=False))
+        return found
+
+    def _plates(self, frame: Frame) -> list[tuple[str, Point, Point, pygame.Rect]]:
+        """Numbers of controlled vehicles that stand beside the road: text, the vehicle's place, the plate's, px."""
+        view = self.view
+        if view is None or self._numbers_on_roofs(view, frame) or not self._numbered(view, frame):
+            return []
+        centre, clip = self.vehicle_pixels(frame), None if self.is_fitted else self.area
+        found = []
+        for text, n in self._numbered(view, frame):
+            plate = self._plate(view, frame, n, centre[n])
+            at = (float(centre[n, 0]), float(centre[n, 1]))
+            found.append((text, at, (float(plate[0]), float(plate[1])), clip or pygame.Rect((0, 0), self.size)))
+        return found
+
+    def _numbered(self, view: RoadView, frame: Frame) -> list[tuple[str, int]]:
+        shown = [(str(i), int(n)) for i, n in enumerate(frame.controlled, start=1) if frame.active[n]]
+        wide = self.layout.half_width.max() * view.across > _WIDEST_LABELLED * self.unit
+        return [] if len(shown) > _MAX_LABELS or (wide and not self._numbers_on_roofs(view, frame)) else shown
+
+    def _numbers_on_roofs(self, view: RoadView, frame: Frame) -> bool:
+        """Whether bodies are large enough to carry their number."""
+        widths = frame.width[frame.controlled]
+        return bool(len(widths) and widths.min() * view.across >= 24 * self.unit)
+
+    def _draw_labels(
+        self, surface: pygame.Surface, frame: Frame, canvas: Canvas, plates: list[tuple[str, Point, Point, pygame.Rect]]
+    ) -> None:
+        for text, _, plate, clip in plates:
             image = _plate_image(text, self.unit)
-            surface.blit(image, image.get_rect(center=(round(plate[0]), round(plate[1]))))
+            if clip.contains(image.get_rect(center=plate)):
+                surface.blit(image, image.get_rect(center=(round(plate[0]), round(plate[1]))))
+        if self.view is None or not self._numbers_on_roofs(self.view, frame):
+            return
+        for place in (place for place in canvas.places if not place.straight):
+            for text, n in self._numbered(self.view, frame):
+                if place.seen[n]:
+                    x, y = place.centre[n] - 0.12 * place.size[n, 0] * place.direction[n]
+                    write(surface, text, (x, y + 1), 26 * self.unit, label_colour(canvas.fill[n]), "center")
 
     def _plate(self, view: RoadView, frame: Frame, n: int, centre: Array) -> Array:
         """Where the plate with a vehicle's number stands, px: on the inner side of a road, of several on the right."""
@@ -190,15 +292,32 @@ class Scene:
         across = 2 * half - from_edge - 0.5 * view.across * float(self.layout.width.min())
         return centre + side * left * (from_edge + 14 * self.unit + across * pitch)
 
-    def _road_at(self, phase: Array) -> pygame.Surface:
-        """The background with the signals' colours; drawn again only when they change."""
-        if self.view is None or not self.junctions.heads:
-            return self._background
-        if phase.tobytes() != self._lit[0]:
-            surface = self._background.copy()
-            draw_lights(surface, self.layout, self.junctions, self.view, phase)
-            self._lit = (phase.tobytes(), surface)
-        return self._lit[1]
+    def _draw_ground(self, surface: pygame.Surface, phase: Array) -> None:
+        """Roads and signals. That of the whole network is kept; the signals are drawn into it when they change."""
+        if self.is_fitted:
+            if self.view is not None and self.junctions.heads and phase.tobytes() != self._lit[0]:
+                lit = self._background.copy()
+                draw_lights(lit, self.layout, self.junctions, self.view, phase)
+                self._lit = (phase.tobytes(), lit)
+            surface.blit(self._lit[1], (0, 0))
+            return
+        assert self.view is not None
+        surface.blit(self._frame_of_road, (0, 0))
+        self._tiles.draw(surface, self.view, self.area)
+        surface.set_clip(self.area)
+        draw_lights(surface, self.layout, self.junctions, self.view, phase)
+        surface.set_clip(None)
+        if self.title:
+            self._write_title(surface)
+
+    @cached_property
+    def _frame_of_road(self) -> pygame.Surface:
+        """What stays around a road that is not shown as a whole."""
+        surface = pygame.Surface(self.size)
+        surface.fill(BACKGROUND)
+        if self._fitted[0] is not None and self._fitted[1] is not None:
+            self._fitted[1].draw_road(surface)
+        return surface
 
     def _draw_background(self, margin: float) -> pygame.Surface:
         surface = pygame.Surface(self.size)
@@ -219,8 +338,11 @@ class Scene:
                 )
                 write(surface, text, at, 16 * self.unit, FAINT, "bottomleft")
         if self.title:
-            write(surface, self.title, (margin, 22 * self.unit), 30 * self.unit, TEXT)
+            self._write_title(surface)
         return surface
+
+    def _write_title(self, surface: pygame.Surface) -> None:
+        write(surface, self.title, (28 * self.unit, 22 * self.unit), 30 * self.unit, TEXT)
 
     def _draw_distances(self, surface: pygame.Surface, view: RoadView) -> None:
         """Marks outside the road that say where on the straightened road one is."""
@@ -234,6 +356,11 @@ class Scene:
             edge = middle + outward * float(self.layout.half_width.max()) * view.across
             pygame.draw.aaline(surface, FAINT, tuple(edge + 2 * outward), tuple(edge + 8 * self.unit * outward))
             write(surface, f"{mark:g} m", tuple(edge + 24 * self.unit * outward), 16 * self.unit, FAINT, "center")
+
+
+def coarse(lane_scale: float) -> float:
+    """A widening of roads, rounded up: few values, so that little is computed anew while one zooms."""
+    return 1.05 ** math.ceil(math.log(lane_scale, 1.05) - 1e-9)
 
 
 def _plate_radius(unit: float) -> float:

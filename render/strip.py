@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pygame
 
 from trafficgrad.render.frames import Frame
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.place import Place
 from trafficgrad.render.style import (
     ARROW,
     ASPHALT,
@@ -15,7 +18,6 @@ from trafficgrad.render.style import (
     LANE_LINE,
     Array,
     Colour,
-    draw_bodies,
     nice_step,
     write,
 )
@@ -82,26 +84,28 @@ class Strip:
             anchor = "topright" if at_end else "topleft" if at_start else "midtop"
             write(surface, f"{mark:g} m", (x, bottom + 6 * self.unit), 16 * self.unit, FAINT, anchor)
 
-    def draw_vehicles(self, surface: pygame.Surface, frame: Frame, fill: Array, halo: Array) -> None:
-        """Draw the frame's vehicles; a body that reaches over a row's end goes on in the next row."""
+    def places(self, frame: Frame) -> list[Place]:
+        """Every row; on a closed road a body over the end goes on at the start, which is a place of its own."""
         on_it = frame.active & (frame.road == 0)
         centre = self._centre(frame)
         size = np.stack([np.maximum(frame.length * self.scale, 5.0), np.maximum(frame.width * self.across, 4.0)], -1)
-        clip = surface.get_clip()
+        found = []
         for row in range(self.rows):
             middle = self._middle(row)
-            surface.set_clip(
-                pygame.Rect(
-                    round(self.left), round(middle - self.road_height), round(self.width), round(2 * self.road_height)
-                )
+            clip = pygame.Rect(
+                round(self.left), round(middle - self.road_height), round(self.width), round(2 * self.road_height)
             )
-            # On a closed road a body over the end goes on at the start.
             for lap in (-1, 0, 1) if self.road.closed else (0,):
                 at = centre - row * self.span + lap * self.road.length
                 seen = on_it & (at > -frame.length) & (at < self.span + frame.length)
-                place = np.stack([self.left + at * self.scale, middle - frame.offset * self.across], -1)
-                draw_bodies(surface, place[seen], np.zeros(int(seen.sum())), size[seen], fill[seen], halo[seen])
-        surface.set_clip(clip)
+                if seen.any():
+                    centres = partial(self._on_row, row=row, lap=lap)
+                    found.append(Place(clip, centres(frame), np.zeros(len(size)), size, seen, centres, straight=True))
+        return found
+
+    def _on_row(self, frame: Frame, row: int, lap: int) -> Array:
+        at = self._centre(frame) - row * self.span + lap * self.road.length
+        return np.stack([self.left + at * self.scale, self._middle(row) - frame.offset * self.across], -1)
 
     def place(self, frame: Frame) -> Array:
         """Where the vehicles' centres are drawn, px ``[N, 2]``."""
@@ -109,6 +113,13 @@ class Strip:
         row = np.clip(centre // self.span, 0, self.rows - 1)
         middle = self.top + row * self.pitch + self.road_height / 2
         return np.stack([self.left + (centre - row * self.span) * self.scale, middle - frame.offset * self.across], -1)
+
+    def distance_at(self, pixel: tuple[float, float]) -> float | None:
+        """Distance along the road (m) that is drawn at a pixel; None beside the strip."""
+        row = int((pixel[1] - self.top) // self.pitch)
+        if not (0 <= row < self.rows and self.left <= pixel[0] <= self.left + self.width):
+            return None
+        return row * self.span + (pixel[0] - self.left) / self.scale
 
     def _centre(self, frame: Frame) -> Array:
         centre = frame.distance - frame.length / 2

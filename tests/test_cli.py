@@ -132,7 +132,7 @@ def test_train_and_resume(command):
     code, out, err = command("train", "ring_1lane", "--agent", "ppo", "--seed", "3", *TINY)
     assert code == 0, err
     folder = Path("runs/ring_1lane_ppo_seed3")
-    assert out.endswith(f"{folder / 'learning_curve.png'}; now: trafficgrad render {folder}\n")
+    assert out.endswith(f"{folder / 'learning_curve.png'}; now: trafficgrad watch {folder}\n")
     assert {"config.yaml", "last.pt", "best.pt", "metrics.csv", "learning_curve.png"} <= {
         file.name for file in folder.iterdir()
     }
@@ -158,7 +158,7 @@ def test_looking_at_a_run(command):
     code, out, err = command("render", "run", "--seconds", "1", "--size", "480", "270")
     assert (code, out) == (0, "run/episode.mp4\n"), err
     assert Path("run/episode.mp4").stat().st_size > 1000
-    code, out, _ = command("render", "run/last.pt", "--seconds", "1", "--size", "480", "270", "--output", "x/still.png")
+    code, out, _ = command("render", "run/last.pt", "--seconds", "1", "--size", "480", "270", "--out", "x/still.png")
     assert (code, out) == (0, "x/still.png\n")
 
 
@@ -185,7 +185,7 @@ def test_looking_at_human_drivers(command):
     code, out, err = command("simulate", "ring_1lane", "--seeds", "2", *settings)
     assert code == 0, err
     assert "human only" in out and out.splitlines()[-1] == "runs/ring_1lane_human/time_space.png"
-    code, out, _ = command("render", "ring_1lane", "--size", "480", "270", "--output", "film.gif", *settings)
+    code, out, _ = command("render", "ring_1lane", "--size", "480", "270", "--out", "film.gif", *settings)
     assert (code, out) == (0, "film.gif\n")
 
 

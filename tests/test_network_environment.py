@@ -447,7 +447,7 @@ def test_training_and_evaluating(command, tmp_path: Path, monkeypatch, name: str
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 3
     code, out, err = command("evaluate", "run", "--seeds=1")
     assert code == 0 and "policy" in out, err
-    code, _, err = command("render", "run", "--seconds=1", "--output=still.png")
+    code, _, err = command("render", "run", "--seconds=1", "--out=still.png")
     assert code == 0 and Path("still.png").is_file(), err
 
 

@@ -35,7 +35,6 @@ from trafficgrad.render import (
 from trafficgrad.render.frames import LANE_CHANGE_TIME
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.style import ASPHALT, CONTROLLED, speed_colours
-from trafficgrad.render.viewer import Player
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Fleet, TrafficState
 from trafficgrad.trajectory import Trajectory
@@ -349,49 +348,6 @@ def test_can_open_window(monkeypatch, environment, platform, expected):
     assert can_open_window() is expected
 
 
-def test_player_obeys_keys(drive):
-    simulator, trajectory = drive
-    player = Player(TrajectoryFrames.of(trajectory, simulator))
-    player.advance(0.5)
-    assert player.time == 0.5
-    assert player.press(pygame.K_RIGHT) and player.time == pytest.approx(0.6) and not player.playing
-    player.press(pygame.K_LEFT)
-    player.press(pygame.K_LEFT)
-    player.advance(1.0)
-    assert player.time == pytest.approx(0.4)
-    player.press(pygame.K_SPACE)
-    player.press(pygame.K_UP)
-    player.advance(0.5)
-    assert player.time == pytest.approx(1.4) and "playing, 2 x" in player.status
-    player.advance(10.0)
-    assert player.time == player.source.end and not player.playing
-    player.press(pygame.K_SPACE)
-    assert player.time == player.source.start and player.playing
-    for _ in range(9):
-        player.press(pygame.K_DOWN)
-    assert player.factor == 0.25
-    assert not player.press(pygame.K_q) and not player.press(pygame.K_ESCAPE)
-
-
-def test_window_opens_plays_and_closes(drive, monkeypatch):
-    simulator, trajectory = drive
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    drawn = []
-
-    class Watched(TrajectoryFrames):
-        def frame(self, time):
-            drawn.append(time)
-            key = {3: pygame.K_RIGHT, 5: pygame.K_q}.get(len(drawn))
-            if key is not None:
-                pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
-            return super().frame(time)
-
-    show(Watched.of(trajectory, simulator), title="test", size=(640, 400), time_factor=0.5)
-    assert len(drawn) == 5 and drawn[0] == 0.0 and drawn == sorted(drawn)
-    assert drawn[3] - drawn[2] >= DT - 1e-9 and drawn[4] == drawn[3]
-    assert not pygame.display.get_init()
-
-
 def test_no_window_is_one_sentence(drive, monkeypatch):
     simulator, trajectory = drive
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
@@ -421,7 +377,6 @@ def test_refusals(drive, tmp_path):
         (lambda: record(source, metrics / "a.png"), "cannot write"),
         (lambda: snapshot(source, tmp_path / "a.jpg"), "as .png, got 'a.jpg'"),
         (lambda: Scene(network, max_speed=0.0), "max_speed"),
-        (lambda: Player(source, 0.0), "time_factor"),
         (lambda: TrajectoryFrames.of(trajectory, simulator, world=1), "no world 1"),
         (lambda: TrajectoryFrames(trajectory, network, 5.0, 2.0, [4]), r"0 to 3, got \[4\]"),
         (lambda: TrajectoryFrames.of(trajectory, simulator, captions={"reward": [1.0] * 7}), r"\(31\).*\(30\)"),

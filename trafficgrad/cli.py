@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from trafficgrad.network import RoadNetwork
+    from trafficgrad.render import Style
 
 app = typer.Typer(
     name="trafficgrad",
@@ -36,6 +37,19 @@ Set = Annotated[
 Network = Annotated[
     str, typer.Argument(metavar="NETWORK", help="A network file (.json, .net.xml, .osm) or a scenario.")
 ]
+Target = Annotated[
+    str, typer.Argument(metavar="RUN|FILE", help="A run, a checkpoint, a shipped policy, or a scenario.")
+]
+Size = Annotated[tuple[int, int], typer.Option(help="Width and height in px.")]
+Colour = Annotated[str, typer.Option(help="Of the vehicles: speed, acceleration or time headway.")]
+Shown = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Also show this, repeatable: lane changes (default), leaders, trails, gradient, time and space, numbers.",
+    ),
+]
+Follow = Annotated[int | None, typer.Option(metavar="N", help="The camera follows the controlled vehicle N (from 1).")]
 _INTERRUPTED = 130  # what some versions of typer return, and others raise, after Ctrl-C
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])  # typer's own or click's, by version
 
@@ -90,7 +104,7 @@ def train(
     folder = output or Path("runs") / f"{experiment.scenario.name}_{config.agent.kind}_seed{config.seed}"
     result = run_training(experiment, folder, resume=resume)
     if result.iterations:
-        look = "render" if experiment.scenario.kind == "traffic" else "evaluate"
+        look = "watch" if experiment.scenario.kind == "traffic" else "evaluate"
         typer.echo(f"{pictures.learning_curve(folder)}; now: trafficgrad {look} {folder}")
 
 
@@ -178,23 +192,87 @@ def simulate(file: File, seeds: Seeds = 20, settings: Set = None, device: Device
 
 
 @app.command()
-def render(
-    target: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, a checkpoint, or a scenario.")],
+def watch(
+    target: Target,
+    controller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO",
+            help="Who begins to drive: policy, human, a hand-written controller of the scenario, or another run.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out traffic.")] = 0,
     seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
-    speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 4.0,
-    size: Annotated[tuple[int, int], typer.Option(help="Width and height in px.")] = (1280, 720),
-    output: Annotated[Path | None, typer.Option(help="Write a film (.mp4, .gif) or a still (.png).")] = None,
+    speed: Annotated[float, typer.Option(help="Simulated seconds per second at the start.")] = 1.0,
+    size: Size = (1280, 720),
+    colour: Colour = "speed",
+    show: Shown = None,
+    follow: Follow = None,
     settings: Set = None,
     device: Device = "cpu",
 ) -> None:
-    """Watch a trained policy, or a scenario's human drivers: in a window, without a screen as a film."""
+    """Watch traffic in a window while it is simulated, and take part in it; ? shows the keys."""
     from trafficgrad import pictures
 
-    show = pictures.perform(target, seed, settings or (), _prepare(device), seconds)
-    written = pictures.film(show, output, speed, size)
-    if written is not None:
-        typer.echo(written)
+    style = _style(colour, show, follow)
+    pictures.watch(target, seed, settings or (), _prepare(device), seconds, controller, speed, size, style)
+
+
+@app.command()
+def render(
+    target: Target,
+    controller: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who drives: policy, human, a hand-written one, or another run.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Another driver of the same traffic, in a panel to the right.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out traffic.")] = 0,
+    seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
+    speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 4.0,
+    fps: Annotated[float | None, typer.Option(help="Pictures per second; default: 25, of a GIF 12.5.")] = None,
+    size: Size = (1280, 720),
+    colour: Colour = "speed",
+    show: Shown = None,
+    follow: Follow = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="Film (.mp4, .gif), still (.png) or recording (.npz); default: episode.mp4."),
+    ] = None,
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Write a film of a trained policy, or of a scenario's human drivers; needs no screen."""
+    from trafficgrad import pictures
+
+    style, place = _style(colour, show, follow), _prepare(device)
+    gradients = pictures.GRADIENT in style.show
+    made = pictures.perform(target, seed, settings or (), place, seconds, controller, gradients)
+    beside = None
+    if compare is not None:
+        beside = pictures.perform(target, seed, settings or (), place, seconds, compare, gradients)
+    typer.echo(pictures.film(made, output, speed, size, fps, beside, style))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A training's folder, a checkpoint, or a shipped policy.")],
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic of episodes, 1000."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Page; default: RUN/report.html.")
+    ] = None,
+    film: Annotated[bool, typer.Option("--film/--no-film", help="Embed about 20 s of film.")] = True,
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Write one HTML page about a policy, which opens offline: what it is and achieves, plots and a film."""
+    from trafficgrad import report as reporting
+
+    place = _prepare(device)
+    typer.echo(reporting.write_report(run, output, seeds, film=film, overrides=settings or (), device=place))
 
 
 @app.command()
@@ -374,6 +452,12 @@ def schema(
     from trafficgrad.scenario_reference import reference
 
     typer.echo(reference(TrainingConfig) if markdown else json.dumps(json_schema(TrainingConfig), indent=2))
+
+
+def _style(colour: str, shown: list[str] | None, follow: int | None) -> Style:
+    from trafficgrad.render import Style
+
+    return Style(colour, follow=follow) if shown is None else Style(colour, tuple(shown), follow)
 
 
 def main() -> None:

@@ -14,16 +14,26 @@ from rich.progress import Progress
 
 from trafficgrad import render
 from trafficgrad.agents.compare_tables import CURVES, Line, columns, is_distance, read_lines
-from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes, usual
+from trafficgrad.agents.episodes import (
+    EnvController,
+    Episodes,
+    baselines,
+    held_out_env,
+    held_out_traffic,
+    policy_controller,
+)
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.agents.suites import Suite, sections
 from trafficgrad.envs.traffic import TrafficEnv
-from trafficgrad.errors import TrafficGradError
+from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.live import HUMAN, LiveTraffic
+from trafficgrad.recording import Recording
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.overlays import GradientMarks
 from trafficgrad.scenario_config import TrafficScenario, load_traffic, require_traffic
-from trafficgrad.simulator import Simulator
 from trafficgrad.trajectory import Trajectory
 
+GRADIENT = GradientMarks.name
 FPS, GIF_FPS = 25.0, 12.5  # a GIF keeps every frame whole
 
 
@@ -33,9 +43,10 @@ class Show:
 
     title: str
     folder: Path  # where its pictures go
-    simulator: Simulator
     trajectory: Trajectory
-    reward: torch.Tensor  # [T], of the decision that each simulator step belongs to
+    reward: torch.Tensor  # [T], of the decision that each simulator step belongs to; empty = not known
+    source: render.FrameSource
+    controlled: torch.Tensor  # int64 [C], slots
 
 
 def is_run(target: str | Path) -> bool:
@@ -46,73 +57,220 @@ def is_run(target: str | Path) -> bool:
     return importlib.resources.files("trafficgrad.scenarios").joinpath(f"{target}.pt").is_file()
 
 
+def live(
+    target: str | Path,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    seconds: float | None = None,
+    controller: str | None = None,
+) -> tuple[str, Path, LiveTraffic]:
+    """Held-out traffic that is simulated while it is watched.
+
+    Parameters:
+        target: a run or a checkpoint: its deterministic policy drives; or a scenario: human drivers.
+        seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
+        controller: who begins to drive: ``policy``, ``human``, a hand-written controller of the scenario by name, or
+            another run or checkpoint.
+
+    Returns:
+        A title, the folder for its pictures, and the traffic.
+
+    Raises:
+        TrafficGradError: neither a run nor a scenario of traffic, no such controller, a policy for other observations,
+            a device that is not there, a length that is not positive.
+    """
+    run = load_run(target, device, overrides) if is_run(target) else None
+    scenario = load_traffic(target, overrides) if run is None else require_traffic(run.scenario)
+    env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
+    scripted = {HUMAN if who is None else name: who for name, who in baselines(env).items()}
+    table: dict[str, EnvController | None] = {HUMAN: None, **scripted} if len(env.slots) or not scripted else scripted
+    policy = None if run is None else run.policy
+    if controller is not None and controller != "policy" and not _named(controller, table) and is_run(controller):
+        other = load_run(controller, device)
+        policy, controller = other.policy, "policy"
+        _check_fits(other, env)
+    if policy is not None:
+        table = {"policy": policy_controller(policy), **table}
+    first = next(iter(table)) if controller is None else _named(controller, table)
+    if first is None:
+        names = ["human" if name == HUMAN else name for name in table]
+        raise TrafficGradError(
+            f"no controller {controller!r}{nearest_name(str(controller), names)}; here may drive {', '.join(names)}, "
+            "or the policy of a run or a checkpoint"
+        )
+    table = {first: table.pop(first), **table}
+    shown = None if policy is None else ("policy", policy)
+    title, folder = _caption(scenario.name, run, first)
+    return title, folder, LiveTraffic(env, held_out_traffic(env, [seed]), table, shown)
+
+
+def _named(controller: str, table: Mapping[str, EnvController | None]) -> str | None:
+    wanted = HUMAN if controller == "human" else controller
+    return wanted if wanted in table else None
+
+
+def _check_fits(run: LoadedRun, env: TrafficEnv) -> None:
+    """Refuse a policy that was trained on other observations or actions."""
+    spec = run.policy.spec
+    own = (spec.observation_size, spec.action_size)
+    here = (len(env.observation_labels), len(env.action_labels))
+    if own != here or (spec.agents is None) != (env.agents is None):
+        raise TrafficGradError(
+            f"the policy of {run.name} takes {own[0]} numbers and tells {own[1]}, scenario {env.scenario.name!r} has "
+            f"{here[0]} and {here[1]}: watch it on the scenario it was trained on"
+        )
+
+
+def is_recording(target: str | Path) -> bool:
+    """Whether ``target`` means a recorded trajectory."""
+    return Path(target).suffix == ".npz"
+
+
+def recorded(target: str | Path) -> tuple[str, Path, render.TrajectoryFrames]:
+    """A recording's title, the folder for its pictures, and its frames.
+
+    Raises:
+        TrafficGradError: no such file, no recording, or a trajectory that cannot be drawn.
+    """
+    recording = Recording.load(target)
+    return recording.title or Path(target).stem, Path(target).parent, render.TrajectoryFrames.of_recording(recording)
+
+
 def perform(
     target: str | Path,
     seed: int = 0,
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
     seconds: float | None = None,
+    controller: str | None = None,
+    gradients: bool = False,
 ) -> Show:
-    """Drive one held-out episode and record it.
+    """Drive one held-out episode to its end; see :func:`live`. A recording (``.npz``) is shown as it is.
 
     Parameters:
-        target: a run or a checkpoint: its deterministic policy drives; or a scenario: human-only traffic.
-        seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
-
-    Raises:
-        TrafficGradError: neither a run nor a scenario of traffic, a device that is not there, a length that is not
-            positive.
+        gradients: windows get their gradient.
     """
-    run = load_run(target, device, overrides) if is_run(target) else None
-    scenario = load_traffic(target, overrides) if run is None else require_traffic(run.scenario)
-    env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
-    controller = usual(env) if run is None else policy_controller(run.policy)
-    episode = run_episodes(env, controller, held_out_traffic(env, [seed]), record=True)
-    return show_of(env, episode, run)
+    if is_recording(target):
+        recording = Recording.load(target)
+        title, folder, frames = recorded(target)
+        reward = torch.as_tensor(recording.captions.get("reward", ()))
+        return Show(title, folder, recording.trajectory, reward, frames, recording.controlled)
+    title, folder, source = live(target, seed, overrides, device, seconds, controller)
+    source.gradients = gradients
+    source.finish()
+    steps = source.env.scenario.simulation.decision_steps
+    reward = source.rewards.repeat_interleave(steps)
+    return Show(title, folder, source.trajectory(), reward, source, source.env.slots)
 
 
-def show_of(env: TrafficEnv, episodes: Episodes, run: LoadedRun | None = None) -> Show:
-    """The first world of recorded episodes, driven by the policy of ``run`` or by human drivers."""
+def show_of(env: TrafficEnv, episodes: Episodes) -> Show:
+    """The first world of recorded episodes, driven by human drivers."""
     if episodes.trajectory is None:
         raise TrafficGradError("these episodes were not recorded: run them with record=True")
-    name, steps = env.scenario.name, env.scenario.simulation.decision_steps
+    reward = episodes.rewards[:, 0].repeat_interleave(env.scenario.simulation.decision_steps)
+    source = render.TrajectoryFrames.of(episodes.trajectory, env.simulator, captions={"reward": reward})
+    title, folder = _caption(env.scenario.name, None, HUMAN)
+    return Show(title, folder, episodes.trajectory, reward, source, env.slots)
+
+
+def _caption(scenario: str, run: LoadedRun | None, driver: str) -> tuple[str, Path]:
+    """Title, and folder of the pictures."""
     if run is None:
-        title, folder = f"{name}, human drivers only", Path("runs") / f"{name}_human"
-    elif run.folder is None:
-        title, folder = f"{name}, the policy that ships", Path("runs") / f"{name}_shipped"
+        who = "human drivers only" if driver == HUMAN else driver
+        return f"{scenario}, {who}", Path("runs") / f"{scenario}_human"
+    if driver != "policy":
+        return f"{scenario}, {'human drivers only' if driver == HUMAN else driver}", run.folder or Path(
+            "runs"
+        ) / scenario
+    if run.folder is None:
+        return f"{scenario}, the policy that ships", Path("runs") / f"{scenario}_shipped"
+    return f"{scenario}, policy of {run.name}", run.folder
+
+
+def watch(
+    target: str | Path,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    seconds: float | None = None,
+    controller: str | None = None,
+    speed: float = 1.0,
+    size: tuple[int, int] = (1280, 720),
+    style: render.Style | None = None,
+) -> None:
+    """Open a window on traffic that is simulated meanwhile; see :func:`live`.
+
+    Raises:
+        TrafficGradError: there is no screen.
+    """
+    if not render.can_open_window():
+        raise TrafficGradError(
+            "there is no screen to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set): "
+            f"write a film instead, trafficgrad render {target} --out film.mp4"
+        )
+    source: render.FrameSource
+    if is_recording(target):
+        title, folder, source = recorded(target)
     else:
-        title, folder = f"{name}, policy of {run.name}", run.folder
-    reward = episodes.rewards[:, 0].repeat_interleave(steps)
-    return Show(title, folder, env.simulator, episodes.trajectory, reward)
+        title, folder, source = live(target, seed, overrides, device, seconds, controller)
+    render.show(source, title=title, size=size, time_factor=speed, folder=folder, style=style)
 
 
 def film(
-    show: Show, output: Path | None = None, speed: float = 4.0, size: tuple[int, int] = (1280, 720)
-) -> Path | None:
-    """Play the episode in a window where there is a screen and no ``output`` is asked for; else write a film.
+    show: Show,
+    output: Path | None = None,
+    speed: float = 4.0,
+    size: tuple[int, int] = (1280, 720),
+    fps: float | None = None,
+    beside: Show | None = None,
+    style: render.Style | None = None,
+) -> Path:
+    """Write a film of the episode.
 
     Parameters:
-        output: .mp4, .gif or .png (the last moment). speed: simulated seconds per second. size: px.
+        output: .mp4, .gif, .png (the last moment) or .npz (a recording to watch later); default: ``episode.mp4`` in
+            its folder.
+        speed: simulated seconds per second. size: px. fps: pictures per second; default: 25, of a GIF 12.5.
+        beside: another show, drawn to the right in the same clock. style: colours, overlays, whom to follow.
 
     Returns:
-        The file written, or None after a window.
+        The file written.
     """
-    source = render.TrajectoryFrames.of(show.trajectory, show.simulator, captions={"reward": show.reward})
-    if output is None and render.can_open_window():
-        render.show(source, title=show.title, size=size, time_factor=speed)
-        return None
     path = output or show.folder / "episode.mp4"
+    if path.suffix.lower() == ".npz":
+        return _record(show, path)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"drawing {path.name}")
         return render.record(
-            source,
+            show.source,
             path,
             title=show.title,
             size=size,
-            fps=GIF_FPS if path.suffix.lower() == ".gif" else FPS,
+            fps=fps or (GIF_FPS if path.suffix.lower() == ".gif" else FPS),
             time_factor=speed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            beside=None if beside is None else (beside.title, beside.source),
+            style=style,
         )
+
+
+def _record(show: Show, path: Path) -> Path:
+    """Write what was driven, to be watched without simulating it again."""
+    live = show.source if isinstance(show.source, LiveTraffic) else None
+    if live is None:
+        raise TrafficGradError(f"{path.name!r}: only what is simulated can be recorded")
+    simulator = live.env.simulator
+    return Recording(
+        show.trajectory,
+        simulator.network,
+        simulator.fleet.length,
+        simulator.fleet.width,
+        simulator.fleet.slots.cpu(),
+        simulator.car_following.desired_speed,
+        {"reward": show.reward.numpy()},
+        show.title,
+    ).save(path)
 
 
 def overview(show: Show) -> Path:
@@ -121,12 +279,11 @@ def overview(show: Show) -> Path:
     On a single road who was where when, one panel a lane (``time_space.png``); on other networks the last moment
     (``last_moment.png``).
     """
-    network = show.simulator.network
+    network = show.source.network
     if len(RoadLayout.of(network).roads) > 1:
-        return film(show, show.folder / "last_moment.png") or show.folder
-    controlled = show.simulator.fleet.controlled
+        return film(show, show.folder / "last_moment.png")
     path = show.folder / "time_space.png"
-    return render.time_space_diagram(show.trajectory, network, path, controlled=controlled, title=show.title)
+    return render.time_space_diagram(show.trajectory, network, path, controlled=show.controlled, title=show.title)
 
 
 def learning_curve(run: Path) -> Path:

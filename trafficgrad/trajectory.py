@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -80,40 +83,73 @@ class Trajectory:
         """The same record, cut from the graph."""
         return tree.detach(self)
 
-    def save(self, path: str | Path) -> Path:
-        """Write a compressed ``.npz``, atomically. Gradients are not kept."""
-        path = Path(path)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything as NumPy arrays by name, as files hold it. Gradients are not kept."""
         arrays = {f.name: getattr(self, f.name).detach().cpu().numpy() for f in dataclasses.fields(TrafficState)}
         for name in ("acceleration", "lane", "steering", "signal"):
             value = None if self.actions is None else getattr(self.actions, name)
             if value is not None:
                 arrays[f"action_{name}"] = value.detach().cpu().numpy()
+        return {**arrays, "dt": np.float64(self.dt)}
+
+    def save(self, path: str | Path) -> Path:
+        """Write a compressed ``.npz``, atomically. Gradients are not kept."""
+        path = Path(path)
         with complete_file(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, dt=np.float64(self.dt), **arrays)
+            write_arrays(file, self.arrays())
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectory:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, or the trajectory of a :class:`~trafficgrad.recording.Recording`.
 
         Raises:
             TrafficGradError: no such file, or not a trajectory.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise TrafficGradError(f"no trajectory file {str(path)!r}; expected an .npz written by Trajectory.save")
+        return cls.from_arrays(read_arrays(path), path)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], path: str | Path) -> Trajectory:
+        """The inverse of :meth:`arrays`; ``path`` is what messages call it.
+
+        Raises:
+            TrafficGradError: something is missing.
+        """
         names = [f.name for f in dataclasses.fields(TrafficState)]
         try:
-            with np.load(path, allow_pickle=False) as data:
-                arrays = {name: torch.from_numpy(data[name]) for name in data.files if name != "dt"}
-                dt = float(data["dt"])
-            fields = {name: arrays[name] for name in names}
-        except (KeyError, ValueError, OSError) as error:
+            fields = {name: torch.from_numpy(arrays[name]) for name in names}
+            dt = float(arrays["dt"])
+            actions = None
+            if "action_acceleration" in arrays:
+                given = {name: torch.from_numpy(x) for name, x in arrays.items() if name.startswith("action_")}
+                parts = (given.get(f"action_{name}") for name in ("lane", "steering", "signal"))
+                actions = Action(given["action_acceleration"], *parts)
+        except (KeyError, ValueError, TypeError) as error:
             raise TrafficGradError(
                 f"{str(path)!r} is no trajectory: expected an .npz written by Trajectory.save"
             ) from error
-        actions = None
-        if "action_acceleration" in arrays:
-            parts = (arrays.get(f"action_{name}") for name in ("lane", "steering", "signal"))
-            actions = Action(arrays["action_acceleration"], *parts)
         return cls(**fields, actions=actions, dt=dt)
+
+
+def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as a compressed ``.npz``."""
+    names: dict[str, Any] = dict(arrays)
+    np.savez_compressed(file, **names)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz``, by name; nothing in it is executed.
+
+    Raises:
+        TrafficGradError: no such file, or not an ``.npz``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrafficGradError(f"no trajectory file {str(path)!r}; expected an .npz written by Trajectory.save")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise TrafficGradError(
+            f"{str(path)!r} is no trajectory: expected an .npz written by Trajectory.save"
+        ) from error

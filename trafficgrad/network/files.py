@@ -103,6 +103,14 @@ def save_network(network: nx.MultiDiGraph | RoadNetwork, path: Path | str) -> Pa
         TrafficGradError: an attribute has no place in the format, or the file cannot be written.
     """
     path = Path(path)
+    text = network_text(network, path.name)
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def network_text(network: nx.MultiDiGraph | RoadNetwork, name: str = "the network") -> str:
+    """What :func:`save_network` writes; ``name`` is what messages call it."""
     graph = network.to_graph() if isinstance(network, RoadNetwork) else network
     nodes = [{"id": node, **_plain(data)} for node, data in graph.nodes(data=True)]
     edges = [
@@ -115,15 +123,13 @@ def save_network(network: nx.MultiDiGraph | RoadNetwork, path: Path | str) -> Pa
         "edges": edges,
         "signals": _plain(graph.graph.get("signals", {})),
     }
-    Document(data, f"cannot write {path.name!r}", {}).validate(_Network)
+    Document(data, f"cannot write {name!r}", {}).validate(_Network)
     lines = ["{", f'"format": {json.dumps(FORMAT)},', f'"version": {VERSION},']
     for part in ("nodes", "edges"):  # one node or edge a line, so that differences of two files can be read
         rows = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in data[part])
         lines.append(f'"{part}": [\n{rows}\n],')
     lines += [f'"signals": {json.dumps(data["signals"], ensure_ascii=False, allow_nan=False)}', "}", ""]
-    with complete_file(path) as partial:
-        partial.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    return "\n".join(lines)
 
 
 def load_network(path: Path | str) -> nx.MultiDiGraph:
@@ -134,9 +140,16 @@ def load_network(path: Path | str) -> nx.MultiDiGraph:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise TrafficGradError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    return parse_network(content, str(path))
+
+
+def parse_network(text: bytes | str, path: str) -> nx.MultiDiGraph:
+    """Like :func:`load_network`, from what :func:`network_text` gave; ``path`` is what messages call it."""
+    try:
+        data = json.loads(text)
     except UnicodeDecodeError:
         raise TrafficGradError(f"{path}: is not a text file, expected {_EXPECTED}") from None
     except json.JSONDecodeError as error:
@@ -153,7 +166,7 @@ def load_network(path: Path | str) -> nx.MultiDiGraph:
         raise TrafficGradError(
             f"{path}: has the version {data.get('version')!r}, this trafficgrad reads version {VERSION}"
         )
-    content = Document(data, str(path), {}).validate(_Network).model_dump(exclude_unset=True)
+    content = Document(data, path, {}).validate(_Network).model_dump(exclude_unset=True)
     graph = nx.MultiDiGraph()
     if content.get("signals"):
         graph.graph["signals"] = content["signals"]
