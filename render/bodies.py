@@ -8,13 +8,13 @@ from functools import lru_cache
 import numpy as np
 import pygame
 
-from trafficgrad.render.raster import mapped
+from trafficgrad.render.raster import mapped, set_pixels
 from trafficgrad.render.style import BACKGROUND, CONTROLLED, OVERSAMPLING, Array, Colour, Point
 
 _LARGE = 60.0  # px of length from which a body is drawn exactly: the store would grow too large
 _DOT, _MANY = 4.0, 500  # px of length below which, of so many vehicles, they are dots: nobody sees a shape
-_SIZE_STEP, _PLACE_STEPS, _COLOUR_BITS = 0.5, 4, 5  # px, parts of a pixel, bits a channel: how the store rounds
-_TIP_STEP = 0.5  # px that a body's tip moves at most when its angle is rounded
+_CROWD = 200  # bodies, beyond which the store rounds more: nobody looks at each
+_SIZE_STEP = 0.5  # px
 
 
 def body_outline(centre: Point, angle: float, length: float, width: float) -> list[Point]:
@@ -82,24 +82,24 @@ def _draw_dots(surface: pygame.Surface, centres: Array, sizes: Array, fill: Arra
     clip, corner = surface.get_clip(), np.floor(centres - side / 2 + 0.5).astype(np.int64)
     inside = ((corner >= clip.topleft) & (corner + side <= clip.bottomright)).all(1)
     colour, x, y = mapped(surface, fill[inside]), corner[inside, 0], corner[inside, 1]
-    pixels = pygame.surfarray.pixels2d(surface)
     for i in range(side):
         for j in range(side):
-            pixels[x + i, y + j] = colour
+            set_pixels(surface, x + i, y + j, colour)
 
 
 def _draw_stored(
     surface: pygame.Surface, centres: Array, angles: Array, sizes: Array, fill: Array, halo: Array
 ) -> None:
-    """Bodies from the store: each kind is drawn once and kept."""
+    """Bodies from the store: each kind is drawn once and kept, rounded to parts of a pixel and bits of a colour."""
     if not len(centres):
         return
+    parts, bits, tip = (4, 5, 0.5) if len(centres) <= _CROWD else (2, 4, 1.0)
     size = np.maximum(np.round(sizes / _SIZE_STEP), 1).astype(np.int64)
-    turns = np.maximum(np.ceil(np.pi * size[:, 0] * _SIZE_STEP / _TIP_STEP), 8).astype(np.int64)
+    turns = np.maximum(np.ceil(np.pi * size[:, 0] * _SIZE_STEP / tip), 8).astype(np.int64)
     turn = np.round(angles / (2 * np.pi) * turns).astype(np.int64) % turns
-    shade = (fill >> (8 - _COLOUR_BITS)).astype(np.int64)
-    fine = np.round(centres * _PLACE_STEPS).astype(np.int64)
-    whole, part = fine // _PLACE_STEPS, fine % _PLACE_STEPS
+    shade = (fill >> (8 - bits)).astype(np.int64)
+    fine = np.round(centres * parts).astype(np.int64)
+    whole, part = fine // parts, fine % parts
     kinds = np.column_stack([size, turns, turn, shade, part, halo.astype(np.int64)])
     # One number a kind finds equal ones faster than rows do.
     spans = kinds.max(0) + 1
@@ -107,7 +107,7 @@ def _draw_stored(
     for column, span in zip(kinds.T, spans, strict=True):
         code = code * int(span) + column
     _, first, which = np.unique(code, return_index=True, return_inverse=True)
-    store = [_stored(*row) for row in kinds[first].tolist()]
+    store = [_stored(*row, parts, bits) for row in kinds[first].tolist()]
     pictures = [store[i] for i in which.tolist()]
     surface.blits(
         [(image, (x + left, y + top)) for (image, left, top), (x, y) in zip(pictures, whole.tolist(), strict=True)],
@@ -117,13 +117,24 @@ def _draw_stored(
 
 @lru_cache(maxsize=40_000)
 def _stored(
-    length: int, width: int, turns: int, turn: int, red: int, green: int, blue: int, x: int, y: int, halo: int
+    length: int,
+    width: int,
+    turns: int,
+    turn: int,
+    red: int,
+    green: int,
+    blue: int,
+    x: int,
+    y: int,
+    halo: int,
+    parts: int,
+    bits: int,
 ) -> tuple[pygame.Surface, int, int]:
     """A body's picture and where its corner lies, px from the whole pixel of its centre. All in steps of the store."""
-    colour = tuple((v << (8 - _COLOUR_BITS)) + (1 << (7 - _COLOUR_BITS)) for v in (red, green, blue))
-    at = (x / _PLACE_STEPS, y / _PLACE_STEPS)
+    colour = tuple((v << (8 - bits)) + (1 << (7 - bits)) for v in (red, green, blue))
     size = (length * _SIZE_STEP, width * _SIZE_STEP)
-    return _picture(at, 2 * math.pi * turn / turns, *size, colour, _ring(size[1]) if halo else 0.0)  # type: ignore[arg-type]
+    ring = _ring(size[1]) if halo else 0.0
+    return _picture((x / parts, y / parts), 2 * math.pi * turn / turns, *size, colour, ring)  # type: ignore[arg-type]
 
 
 def _picture(

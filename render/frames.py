@@ -23,6 +23,7 @@ from trafficgrad.trajectory import Trajectory
 Caption: TypeAlias = str | float
 Series: TypeAlias = str | float | Sequence[float] | Array | Tensor
 
+MANY = 3000  # vehicles of a picture, beyond which it shows less of each: dots to scale, no trails, no links
 OWN = 1  # place of the own lane among a vehicle's surroundings
 LANE_CHANGE_TIME = (
     0.8  # s that a lane change takes on the screen: the simulator's takes none, and a jump is easily missed
@@ -345,17 +346,17 @@ class TrajectoryFrames:
         progress = np.clip((at - jump_step) * self.step / LANE_CHANGE_TIME, 0.0, 1.0)
         trail, lane, position, lateral = motion.at(k, part)
         lateral = lateral - jump * (1.0 - progress * progress * (3.0 - 2.0 * progress))
-        front, middle, rear = (
-            motion.walk_back(trail, lane, position - back, lateral) for back in (0.0, length / 2, length)
-        )
-        # Both bumpers' middles are on the lane: a body turns evenly, where the road has corners and in narrow turns.
-        bumper, _ = layout.on_lane(*front)
-        chord = bumper - layout.on_lane(*rear)[0]
-        size = np.maximum(np.linalg.norm(chord, axis=1, keepdims=True), 1e-9)
-        direction = np.arctan2(chord[:, 1], chord[:, 0])
+        front = motion.walk_back(trail, lane, position, lateral)
+        middle = motion.walk_back(trail, lane, position - length / 2, lateral)
+        bumper, direction = layout.on_lane(*front)
+        if len(length) <= MANY:
+            # Both bumpers' middles are on the lane: a body turns evenly, at the road's corners and in narrow turns.
+            rear = motion.walk_back(trail, lane, position - length, lateral)
+            chord = bumper - layout.on_lane(*rear)[0]
+            direction = np.arctan2(chord[:, 1], chord[:, 0])
         return Frame(
             time=self.start + at * self.step,
-            xy=bumper - length[:, None] / 2 * chord / size,
+            xy=bumper - length[:, None] / 2 * np.stack([np.cos(direction), np.sin(direction)], -1),
             heading=direction + heading,
             length=length,
             width=self._width[k],

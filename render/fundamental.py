@@ -214,7 +214,7 @@ def fundamental_diagram(
     found = labelled(trajectories)
     if per_lane and len(found) > 1:
         raise TrafficGradError(f"per_lane shows one trajectory, got {len(found)}: {', '.join(found)}")
-    curve = None if equilibrium is None else _curve(*equilibrium)
+    curve = None if equilibrium is None else _curve(equilibrium)
     options = {"cell_length": cell_length, "cell_duration": cell_duration}
     rows: dict[str, tuple[Array, Array, Array]] = {}
     for label, trajectory in found.items():
@@ -251,8 +251,12 @@ def fundamental_diagram(
     return save_figure(figure, path)
 
 
-def _curve(density: npt.ArrayLike, speed: npt.ArrayLike) -> tuple[Array, Array]:
-    rows = [np.asarray(row, dtype=np.float64) for row in (density, speed)]
+def _curve(equilibrium: tuple[npt.ArrayLike, npt.ArrayLike]) -> tuple[Array, Array]:
+    try:
+        density, speed = equilibrium
+        rows = [np.asarray(row, dtype=np.float64) for row in (density, speed)]
+    except (TypeError, ValueError) as error:
+        raise TrafficGradError(f"equilibrium must be densities and speeds, two arrays of numbers: {error}") from error
     if rows[0].ndim != 1 or rows[0].shape != rows[1].shape:
         shapes = " and ".join(str(list(row.shape)) for row in rows)
         raise TrafficGradError(f"equilibrium must be densities [K] and as many speeds [K], got shapes {shapes}")

@@ -106,19 +106,22 @@ def gradient_heat_map(
 
 
 def _map_of(name: str, values: npt.ArrayLike | Tensor) -> np.ma.MaskedArray[Any, Any]:
-    numbers = _numbers(values)
+    numbers = _numbers(name, values)
     if numbers.ndim != 2 or not numbers.size:
         raise TrafficGradError(f"{name} has shape {list(numbers.shape)}; expected [times, vehicles]")
     return np.ma.masked_invalid(numbers)
 
 
-def _numbers(values: npt.ArrayLike | Tensor) -> Array:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+def _numbers(name: str, values: npt.ArrayLike | Tensor) -> Array:
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TrafficGradError(f"{name} is no array of numbers: {error}") from error
 
 
 def _borders(time: npt.ArrayLike | Tensor, columns: int) -> Array:
     """Where columns begin, and where the last one ends."""
-    begins = _numbers(time)
+    begins = _numbers("time", time)
     if begins.shape != (columns,):
         raise TrafficGradError(
             f"time has shape {list(begins.shape)}; expected one for each row of the gradient ({columns})"

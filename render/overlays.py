@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import Frame
+from trafficgrad.render.frames import MANY, Frame
 from trafficgrad.render.history import History
 from trafficgrad.render.place import Place
 from trafficgrad.render.raster import draw_segments
@@ -85,13 +85,17 @@ class LeaderLinks(Overlay):
             return
         leader = frame.around.leader
         has = frame.active & (leader >= 0)
+        close = has & (frame.around.gap < _FAR)
         for place in canvas.places:
+            if (place.seen & close).sum() > MANY and canvas.selected is None:
+                continue
             canvas.surface.set_clip(place.clip)
             front, rear = place.front, place.rear
             ends = rear[np.maximum(leader, 0)]
             # On a closed road that is drawn straight the leader may be at the other end: nothing links there.
             near = (ends - front)[:, 0] > -place.size[:, 0] if place.straight else np.ones(len(ends), dtype=bool)
-            rows = np.flatnonzero(has & place.seen & near & (frame.around.gap < _FAR))
+            rows = np.flatnonzero(close & place.seen & near)
+            rows = rows if len(rows) <= MANY else rows[:0]
             colours = np.broadcast_to(np.array(_LINK), (len(rows), 3))
             draw_segments(canvas.surface, front[rows], ends[rows], colours)
             one = canvas.selected
@@ -101,7 +105,7 @@ class LeaderLinks(Overlay):
 
 
 class Trails(Overlay):
-    """Where everybody was within the last seconds, in the present colour, ever darker."""
+    """Where everybody was within the last seconds, in the present colour, ever darker; not where very many are seen."""
 
     name = "trails"
     below = True
@@ -112,8 +116,11 @@ class Trails(Overlay):
 
     def draw(self, canvas: Canvas, frame: Frame) -> None:
         """See the class."""
-        past = self.history.until(frame.time, TRAIL_SECONDS, self.budget)
-        for place in canvas.places:
+        # On the road; straightened only where nothing else is shown.
+        places = [place for place in canvas.places if not place.straight] or canvas.places
+        several = max((int(place.seen.sum()) for place in places), default=0) > MANY
+        past = [] if several else self.history.until(frame.time, TRAIL_SECONDS, self.budget)
+        for place in places:
             canvas.surface.set_clip(place.clip)
             reach = 0.4 * max(place.clip.size)
             after, later, pieces = place.centre, frame, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pygame
@@ -24,17 +25,17 @@ class Place:
     centres: Callable[[Frame], Array]  # of another frame, px [N, 2]
     straight: bool  # the road pulled straight
 
-    @property
+    @cached_property
     def front(self) -> Array:
         """Px ``[N, 2]``, the middle of the front bumper."""
         return self.centre + 0.5 * self.size[:, :1] * self.direction
 
-    @property
+    @cached_property
     def rear(self) -> Array:
         """Px ``[N, 2]``, the middle of the rear bumper."""
         return self.centre - 0.5 * self.size[:, :1] * self.direction
 
-    @property
+    @cached_property
     def direction(self) -> Array:
         """Unit vectors ``[N, 2]`` on the screen."""
         return np.stack([np.cos(self.angle), np.sin(self.angle)], -1)

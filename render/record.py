@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,39 @@ def _write_gif(path: Path, pictures: Iterator[Array], fps: float, sample: Array)
     palette = Image.fromarray(sample).quantize(256)
     images = (Image.fromarray(p).quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
     next(images).save(path, format="GIF", save_all=True, append_images=images, duration=round(1000.0 / fps), loop=0)
+
+
+class NotebookFilm:
+    """A film that a notebook shows as the value of a cell; see :func:`notebook_film`."""
+
+    def __init__(self, video: bytes, size: tuple[int, int]) -> None:
+        self.video, self.size = video, size
+
+    def _repr_html_(self) -> str:
+        """What Jupyter asks for: the film itself, so the notebook needs no file beside it."""
+        data = base64.b64encode(self.video).decode("ascii")
+        width, height = self.size
+        return (
+            f'<video controls loop width="{width}" height="{height}" style="max-width: 100%; height: auto" '
+            f'src="data:video/mp4;base64,{data}"></video>'
+        )
+
+    def __repr__(self) -> str:
+        return f"NotebookFilm({len(self.video):,} bytes, {self.size[0]}x{self.size[1]})"
+
+
+def notebook_film(
+    source: FrameSource,
+    *,
+    size: tuple[int, int] = (960, 540),
+    fps: float = 25.0,
+    time_factor: float = 4.0,
+    title: str = "",
+    style: Style | None = None,
+) -> NotebookFilm:
+    """A film for a notebook: make it the last value of a cell. Arguments are those of :func:`record`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = record(
+            source, Path(folder) / "film.mp4", size=size, fps=fps, time_factor=time_factor, title=title, style=style
+        )
+        return NotebookFilm(path.read_bytes(), size)

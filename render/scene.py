@@ -14,7 +14,7 @@ from trafficgrad.network import RoadNetwork
 from trafficgrad.render.bodies import draw_bodies
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.colouring import Colouring, SpeedColouring
-from trafficgrad.render.frames import Caption, Frame, Traffic, TrajectoryFrames
+from trafficgrad.render.frames import MANY, Caption, Frame, Traffic, TrajectoryFrames
 from trafficgrad.render.junctions import Junctions
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.overlays import Canvas, Overlay
@@ -42,6 +42,7 @@ MIN_SIZE = (480, 270)  # px; smaller, nothing could be read
 _LANE = (9.0, 15.0)  # px that a lane is drawn wide at least: below, nobody sees who drives in which lane ...
 _ROAD, _STRIP = 90.0, 60.0  # px for all lanes of a road together, in the view and straightened, that decide between
 _LONG = 4.0  # a network this many times as long as high is shown straightened only: true to scale it would be a thread
+_SHORTEST, _DOT = 5.0, 2.0  # px that a body is long at least, and of many vehicles
 _MAX_LABELS = 40  # controlled vehicles; beyond, their numbers would cover the road
 _WIDEST_LABELLED = 90.0  # px from a road's middle to its edge; beyond, numbers would stand too far from their vehicles
 
@@ -226,8 +227,13 @@ class Scene:
         # Small ones are drawn larger, but never wider than their lane.
         lane = view.across * float(self.layout.width.min())
         narrowest = float(np.clip(0.8 * lane, 2.2, 4.0))
+        shortest = _SHORTEST if len(frame.length) <= MANY else _DOT  # of many, lengths to scale say more than shapes
         size = np.stack(
-            [np.maximum(frame.length * view.camera.scale, 5.0), np.maximum(frame.width * view.across, narrowest)], -1
+            [
+                np.maximum(frame.length * view.camera.scale, shortest),
+                np.maximum(frame.width * view.across, min(narrowest, shortest)),
+            ],
+            -1,
         )
         found = []
         for row, part in view.each_row(self.size):

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import Frame
+from trafficgrad.render.frames import MANY, Frame
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.place import Place
 from trafficgrad.render.style import (
@@ -88,7 +88,10 @@ class Strip:
         """Every row; on a closed road a body over the end goes on at the start, which is a place of its own."""
         on_it = frame.active & (frame.road == 0)
         centre = self._centre(frame)
-        size = np.stack([np.maximum(frame.length * self.scale, 5.0), np.maximum(frame.width * self.across, 4.0)], -1)
+        shortest, narrowest = (5.0, 4.0) if len(centre) <= MANY else (2.0, 2.0)
+        size = np.stack(
+            [np.maximum(frame.length * self.scale, shortest), np.maximum(frame.width * self.across, narrowest)], -1
+        )
         found = []
         for row in range(self.rows):
             middle = self._middle(row)

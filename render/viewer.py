@@ -18,7 +18,7 @@ from trafficgrad.render.frames import FrameSource
 from trafficgrad.render.overlays import GradientMarks, LaneChanges, LeaderLinks, Trails
 from trafficgrad.render.player import Player
 from trafficgrad.render.stage import Stage, Style
-from trafficgrad.render.style import ACCENT, BACKGROUND, FAINT, GROUND, MUTED, TEXT, Point, write
+from trafficgrad.render.style import ACCENT, BACKGROUND, FAINT, GROUND, MUTED, TEXT, Array, Point, write
 
 FOOT = 44.0  # px at the bottom for the bar of time and a line of text, at 720 lines
 _RATE = 60  # pictures per second at most
@@ -413,17 +413,8 @@ def show(
         TrafficGradError: no window can be opened.
     """
     viewer = Viewer(source, size, title=title, time_factor=time_factor, folder=folder, style=style)
-    # Windows enlarges the pictures of programs that do not say that they know about dense screens.
-    os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
-    # Only the display is started: pygame.init() would ask for a sound card too, which a server has not.
+    window = _open_window(size, pygame.RESIZABLE, title, "write a film to a file instead")
     try:
-        pygame.display.init()
-        window = pygame.display.set_mode(size, pygame.RESIZABLE)
-    except pygame.error as error:
-        pygame.display.quit()
-        raise TrafficGradError(f"no window can be opened ({error}): write a film to a file instead") from error
-    try:
-        pygame.display.set_caption(title or "trafficgrad")
         pygame.key.set_repeat(350, 60)
         clock = pygame.time.Clock()
         while all([viewer.obey(event) for event in pygame.event.get()]):
@@ -440,3 +431,48 @@ def show(
             viewer.advance(clock.tick(_RATE) / 1000.0, _wheel(pygame.key.get_pressed()))
     finally:
         pygame.display.quit()
+
+
+def _open_window(size: tuple[int, int], flags: int, title: str, otherwise: str) -> pygame.Surface:
+    """A window, or one sentence that ends with what to do ``otherwise``."""
+    # Windows enlarges the pictures of programs that do not say that they know about dense screens.
+    os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
+    # Only the display is started: pygame.init() would ask for a sound card too, which a server has not.
+    try:
+        pygame.display.init()
+        window = pygame.display.set_mode(size, flags)
+    except pygame.error as error:
+        pygame.display.quit()
+        raise TrafficGradError(f"no window can be opened ({error}): {otherwise}") from error
+    pygame.display.set_caption(title or "trafficgrad")
+    return window
+
+
+class PictureWindow:
+    """A window for pictures that somebody else makes, such as an environment's; closing it ends nothing.
+
+    Raises:
+        TrafficGradError: no window can be opened.
+    """
+
+    def __init__(self, size: tuple[int, int], title: str = "") -> None:
+        without = 'use render_mode="rgb_array", which needs none'
+        self._surface: pygame.Surface | None = _open_window(size, 0, title, without)
+        self._clock = pygame.time.Clock()
+
+    def show(self, picture: Array, fps: float) -> None:
+        """Show a picture, uint8 ``[height, width, 3]``, so that at most ``fps`` come a second."""
+        if self._surface is None:
+            return
+        if any(event.type == pygame.QUIT for event in pygame.event.get()):
+            self.close()
+            return
+        pygame.surfarray.blit_array(self._surface, picture.swapaxes(0, 1))
+        pygame.display.flip()
+        self._clock.tick(fps)
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._surface is not None:
+            pygame.display.quit()
+            self._surface = None

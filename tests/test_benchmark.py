@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from small_networks import NETWORKS, scenario_text
 
-from trafficgrad import benchmark, benchmark_large, benchmark_map, benchmark_training
+from trafficgrad import benchmark, benchmark_large, benchmark_map, benchmark_render, benchmark_training
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import library
 from trafficgrad.network import RoadNetwork
@@ -67,6 +67,16 @@ def test_memory_a_large_step_and_the_first_result_are_measured() -> None:
     assert memory.unit == "MiB" and memory.value > 50  # PyTorch alone is larger
     assert step.unit == first.unit == "s" and step.value > 0 and first.value > 0
     assert "2,000 vehicles on 20 edges" in output.getvalue()
+
+
+def test_pictures_and_a_film_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_render, "_SECONDS", 2.0)
+    output = io.StringIO()
+    console = Console(file=output, width=160)
+    rows = benchmark_render.run(1, (benchmark.Size(1, 12, 2),), ("pace_car_1lane", 0.3), 3, console)
+    assert [row.unit for row in rows] == ["pictures/s", "pictures/s", "s"] and all(row.value > 0 for row in rows)
+    assert rows[0].value > rows[1].value  # overlays cost something
+    assert "12 vehicles, 1280 x 720, all overlays but the gradient" in output.getvalue()
 
 
 COUNTS = ("one world", "2 worlds")

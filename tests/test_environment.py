@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import gymnasium
 import numpy as np
+import pygame
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -267,6 +268,30 @@ def test_gymnasium_env_draws_itself() -> None:
     single.reset(seed=0)
     frame = single.render()
     assert frame.shape == (720, 1280, 3) and frame.dtype == np.uint8 and len(np.unique(frame)) > 20
+
+
+def test_gymnasium_shows_a_window_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    single = TrafficGymEnv("ring_1lane", tuple(QUICK[:1]), render_mode="human")
+    assert single.render_mode in single.metadata["render_modes"] and single.metadata["render_fps"] > 0
+    assert not pygame.display.get_init()  # nothing before there is something to show
+    single.reset(seed=0)
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).copy()
+    assert len(np.unique(shown)) > 20
+    for _ in range(2):
+        single.step(single.action_space.sample())
+    assert (pygame.surfarray.array3d(pygame.display.get_surface()) != shown).any()
+    assert single.render() is None
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    single.step(single.action_space.sample())
+    assert not pygame.display.get_init()  # closed by hand: the environment goes on
+    single.step(single.action_space.sample())
+    single.close()
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    with pytest.raises(TrafficGradError, match='use render_mode="rgb_array"'):
+        TrafficGymEnv("ring_1lane", tuple(QUICK[:1]), render_mode="human").reset(seed=0)
+    with pytest.raises(TrafficGradError, match="unknown render_mode 'ansi'; valid are rgb_array, human"):
+        TrafficGymEnv("ring_1lane", tuple(QUICK[:1]), render_mode="ansi")
 
 
 def test_a_scenario_without_reward_earns_nothing() -> None:

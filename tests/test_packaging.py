@@ -76,6 +76,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.benchmark_large": "studies",
     "trafficgrad.benchmark_map": "studies",
     "trafficgrad.benchmark_training": "studies",
+    "trafficgrad.benchmark_render": "studies",
     "trafficgrad.gradient_check": "studies",
     "trafficgrad.live": "studies",
     "trafficgrad.pictures": "studies",

@@ -433,6 +433,8 @@ def test_refusals(drive, tmp_path):
             lambda: before_after(trajectory, trajectory, network, path, labels=("a", "a")),
             "different labels, both are 'a'",
         ),
+        (lambda: gradient_heat_map([["much"]], **heat), "gradient is no array of numbers"),
+        (lambda: fundamental_diagram(trajectory, network, path, equilibrium=[1.0]), "two arrays of numbers"),
         (lambda: gradient_heat_map([1.0, 2.0], **heat), r"shape \[2\]; expected \[times, vehicles\]"),
         (
             lambda: gradient_heat_map(np.ones((4, 4)), **heat),

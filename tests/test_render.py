@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import subprocess
@@ -27,6 +28,7 @@ from trafficgrad.render import (
     draw_state,
     frame_times,
     learning_curve,
+    notebook_film,
     record,
     show,
     snapshot,
@@ -289,6 +291,31 @@ def test_an_interrupted_film_leaves_the_old_file(drive, tmp_path, name):
     with pytest.raises(KeyboardInterrupt):
         record(source, tmp_path / name, size=SMALL, fps=5, progress=interrupt)
     assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_text() == "old"
+
+
+def test_a_film_for_a_notebook(drive):
+    simulator, trajectory = drive
+    film = notebook_film(TrajectoryFrames.of(trajectory, simulator), size=SMALL, time_factor=2.0)
+    html = film._repr_html_()
+    assert html.startswith('<video controls loop width="480" height="270"') and "http" not in html
+    data = base64.b64decode(html.partition("base64,")[2].partition('"')[0])
+    assert imageio.imread(data, extension=".mp4").shape == (38, 270, 480, 3)  # 3 s at 2 x, 25 pictures a second
+    assert "NotebookFilm(" in repr(film) and len(repr(film)) < 60  # not the bytes
+
+
+def test_two_panels_show_the_same_clock(drive, tmp_path):
+    simulator, trajectory = drive
+    source = TrajectoryFrames.of(trajectory, simulator)
+    shorter = TrajectoryFrames.of(simulator.simulate(trajectory.state(0), 10), simulator)
+    file = record(source, tmp_path / "two.gif", size=(980, 270), fps=10, title="left", beside=("right", shorter))
+    pictures = imageio.imread(file)
+    assert pictures.shape[:3] == (31, 270, 980)  # as long as the longer one
+    alone = imageio.imread(record(source, tmp_path / "one.gif", size=(490, 270), fps=10, title="left"))
+    assert np.abs(pictures[20, :, :490].astype(int) - alone[20]).mean() < 3
+    half = pictures[:, 60:, 490:]
+    assert (half[5] != half[10]).any() and (half[12] == half[30]).all()  # the other stands still when it is over
+    with pytest.raises(TrafficGradError, match="at least 960x270"):
+        record(source, tmp_path / "two.gif", size=(900, 270), beside=("right", shorter))
 
 
 def test_time_space_diagram(drive, tmp_path):

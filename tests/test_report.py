@@ -83,7 +83,7 @@ def runs(tmp_path_factory):
     """Tiny trainings, on traffic and on a function, whose names and texts are no HTML."""
     folder = tmp_path_factory.mktemp("runs")
     for name, scenario, agent, more in (
-        ("ring <b> [/q] $1$", "ring_1lane", "gippo", SHORT),
+        ("ring [/q] <b> $1$", "ring_1lane", "gippo", SHORT),
         ("function", "ackley_1", "ppo", ()),
     ):
         experiment = load_experiment(scenario, agent=agent, seed=7, overrides=[*more, *TINY])
@@ -97,7 +97,7 @@ def runs(tmp_path_factory):
 
 
 def test_report_of_a_run(command, runs):
-    run = runs / "ring <b> [/q] $1$"
+    run = runs / "ring [/q] <b> $1$"
     before = sorted(file.name for file in run.iterdir())
     code, out, err = command("report", str(run), "--seeds", "2")
     assert (code, out, err.strip()) == (0, f"{run / 'report.html'}\n", "")
@@ -125,7 +125,7 @@ def test_report_of_a_run(command, runs):
 
 def test_report_of_a_checkpoint_elsewhere(command, runs, monkeypatch):
     monkeypatch.setattr(report, "_traffic_drawings", lambda *_: [])
-    shutil.copy(runs / "ring <b> [/q] $1$" / "last.pt", "mine.pt")
+    shutil.copy(runs / "ring [/q] <b> $1$" / "last.pt", "mine.pt")
     code, out, err = command("report", "mine.pt", "--seeds", "1", "--no-film", "--out", "new/page.HTM")
     assert (code, out, err) == (0, "new/page.HTM\n", "")
     page = check("new/page.HTM")
@@ -169,7 +169,7 @@ def test_on_several_roads_only_speeds_are_drawn():
 def test_an_episode_ends_where_it_fails(runs):
     """The pace car that just drives on is overtaken; what the record holds after that is another episode."""
     settings = ["pool_size=4", "simulation.horizon_steps=400"]
-    run = evaluation.load_run(runs / "ring <b> [/q] $1$")
+    run = evaluation.load_run(runs / "ring [/q] <b> $1$")
     scenario = load_traffic("pace_car_2lane", settings)
     standing = torch.nn.Identity()
     standing.forward = lambda observation: torch.tensor([-1.0, 0.0]).expand(*observation.shape[:-1], 2)

@@ -292,6 +292,9 @@ def bench(
     large: Annotated[
         bool, typer.Option("--large", help="Memory, a million vehicles, and the first result of a process instead.")
     ] = False,
+    drawing: Annotated[
+        bool, typer.Option("--render", help="Pictures a second of the viewer, and how long a film takes, instead.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this JSON file.")] = None,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
@@ -303,6 +306,11 @@ def bench(
         rows = benchmark_training.run(repetitions=2 * repetitions, threads=(1, 2) if threads is None else (threads,))
     elif large:
         rows = benchmark_large.run(repetitions, threads or 2)
+    elif drawing:
+        from trafficgrad import benchmark_render
+
+        _prepare("cpu")
+        rows = benchmark_render.run(repetitions)
     elif on_map or hour:
         rows = benchmark_map.bench(on_map, hour, repetitions, threads or 1)
     else:

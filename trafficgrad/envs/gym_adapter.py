@@ -77,13 +77,13 @@ class _World:
         return torch.stack(columns, -1)
 
     def frame(self) -> NDArray[np.uint8]:
-        """The first world as an RGB picture."""
+        """The first world as an RGB picture, in the colours of the films."""
         # Lazily: drawing needs pygame, simulating does not.
         from trafficgrad.render import draw_state
 
         if self.state is None:
             raise TrafficGradError("call reset() before render()")
-        return draw_state(self.state.traffic, self.env.simulator, size=_RENDER_SIZE)
+        return draw_state(self.state.traffic, self.env.simulator, size=_RENDER_SIZE, title=self.env.scenario.name)
 
 
 def _array(x: Tensor) -> Array:
@@ -91,15 +91,24 @@ def _array(x: Tensor) -> Array:
 
 
 class TrafficGymEnv(gymnasium.Env[Array, Array]):
-    """One world of a traffic scenario."""
+    """One world of a traffic scenario.
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (gymnasium's convention)
+    ``render_mode="rgb_array"``: :meth:`render` returns the picture. ``"human"``: ``reset`` and ``step`` show it in a
+    window, at the pace of the traffic.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (gymnasium's)
 
     def __init__(self, scenario: str, overrides: tuple[str, ...] = (), render_mode: str | None = None) -> None:
         """``scenario``: a shipped name or a file; ``overrides``: ``key=value`` strings."""
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise TrafficGradError(
+                f"unknown render_mode {render_mode!r}; valid are {', '.join(self.metadata['render_modes'])}"
+            )
         self.world = _World(scenario, tuple(overrides), worlds=1, pool_size=1)
         self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
         self.render_mode = render_mode
+        self._window: Any = None
         self.metadata = {
             **self.metadata,
             "render_fps": round(1 / (self.world.env.simulator.dt * self.world.env.scenario.simulation.decision_steps)),
@@ -108,17 +117,35 @@ class TrafficGymEnv(gymnasium.Env[Array, Array]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Warm up fresh traffic."""
         super().reset(seed=seed)
-        return _array(self.world.reset(seed).observation)[0], {}
+        observation = _array(self.world.reset(seed).observation)[0]
+        self._show()
+        return observation, {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One decision; ``info`` holds the reward's parts and the task measures."""
         t = self.world.step(action)
         info = {name: float(value[0]) for name, value in t.terms.items()}
+        self._show()
         return _array(t.final_observation)[0], float(t.reward[0]), bool(t.terminated[0]), bool(t.truncated[0]), info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """An RGB frame in ``rgb_array`` mode."""
+        """An RGB frame in ``rgb_array`` mode; the window of ``human`` mode needs no call."""
         return self.world.frame() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _show(self) -> None:
+        if self.render_mode != "human":
+            return
+        from trafficgrad.render import PictureWindow
+
+        if self._window is None:
+            self._window = PictureWindow(_RENDER_SIZE, self.world.env.scenario.name)
+        self._window.show(self.world.frame(), self.metadata["render_fps"])
 
 
 class TrafficGymVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
