@@ -22,18 +22,20 @@ except ImportError as error:
 
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.compare_plots import comparison_figure
-from trafficgrad.render.frames import Frame, FrameSource, Traffic, TrajectoryFrames, caption_text
+from trafficgrad.render.frames import Traffic, TrajectoryFrames
 from trafficgrad.render.fundamental import Cells, fundamental_diagram, measure_cells
 from trafficgrad.render.gradient_plots import gradient_check_figure
 from trafficgrad.render.heat_map import gradient_heat_map
 from trafficgrad.render.map import draw_network
+from trafficgrad.render.moment import Frame, FrameSource, caption_text
 from trafficgrad.render.plots import learning_curve, time_space_diagram
 from trafficgrad.render.record import NotebookFilm, frame_times, notebook_film, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
 from trafficgrad.render.stage import Stage, Style
 from trafficgrad.render.traffic_plots import before_after, deviation_over_time, speed_distribution
 from trafficgrad.render.training_plots import training_traces
-from trafficgrad.render.viewer import Drivable, PictureWindow, Viewer, Wheel, can_open_window, show
+from trafficgrad.render.viewer import Drivable, Viewer, Wheel
+from trafficgrad.render.window import PictureWindow, can_open_window, show
 
 __all__ = [
     "Camera",

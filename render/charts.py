@@ -10,9 +10,9 @@ import numpy as np
 import pygame
 
 from trafficgrad.render.colouring import Colouring
-from trafficgrad.render.frames import Frame, FrameSource
 from trafficgrad.render.history import History
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.moment import Frame, FrameSource
 from trafficgrad.render.raster import draw_segments
 from trafficgrad.render.style import CONTROLLED, FAINT, GROUND, MUTED, TEXT, Array, nice_step, write
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from trafficgrad.render.frames import Frame
+from trafficgrad.render.moment import Frame
 from trafficgrad.render.style import DIVERGING, UNKNOWN, Array, ramp, speed_colours
 
 _HARD = 3.0  # m/s2 at which the colours of acceleration end

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from trafficgrad.render.frames import Frame, FrameSource
+from trafficgrad.render.moment import Frame, FrameSource
 
 _MOST = 4096  # frames that are kept
 

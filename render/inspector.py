@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import Frame
+from trafficgrad.render.moment import Frame
 from trafficgrad.render.style import ACCENT, GROUND, MUTED, TEXT, write
 
 _LINE = 19.0  # px, at 720 lines

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import MANY, Frame
 from trafficgrad.render.history import History
+from trafficgrad.render.moment import MANY, Frame
 from trafficgrad.render.place import Place
 from trafficgrad.render.raster import draw_segments
 from trafficgrad.render.style import ACCENT, ASPHALT, BACKGROUND, Array, Colour

@@ -7,7 +7,7 @@ import pygame
 
 from trafficgrad.render.bodies import draw_bodies
 from trafficgrad.render.colouring import Colouring
-from trafficgrad.render.frames import Frame, caption_items
+from trafficgrad.render.moment import Frame, caption_items
 from trafficgrad.render.style import (
     MUTED,
     TEXT,

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import Frame
+from trafficgrad.render.moment import Frame
 from trafficgrad.render.style import Array
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.render.frames import FrameSource
+from trafficgrad.render.moment import FrameSource
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # simulated seconds per second
 _LONGEST = 0.1  # s of real time that one picture moves on at most: after a hitch nothing is skipped

@@ -12,7 +12,7 @@ import numpy as np
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending, complete_file
-from trafficgrad.render.frames import FrameSource
+from trafficgrad.render.moment import FrameSource
 from trafficgrad.render.scene import MIN_SIZE
 from trafficgrad.render.stage import Stage, Style
 from trafficgrad.render.style import Array

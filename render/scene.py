@@ -14,19 +14,19 @@ from trafficgrad.network import RoadNetwork
 from trafficgrad.render.bodies import draw_bodies
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.colouring import Colouring, SpeedColouring
-from trafficgrad.render.frames import MANY, Caption, Frame, Traffic, TrajectoryFrames
+from trafficgrad.render.frames import Traffic, TrajectoryFrames
 from trafficgrad.render.junctions import Junctions
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.moment import MANY, Caption, Frame
 from trafficgrad.render.overlays import Canvas, Overlay
 from trafficgrad.render.panel import Panel
 from trafficgrad.render.place import Place
+from trafficgrad.render.plates import Plates
 from trafficgrad.render.roads import RoadTiles, draw_lights, draw_roads
-from trafficgrad.render.strip import Strip, label_colour
+from trafficgrad.render.strip import Strip
 from trafficgrad.render.style import (
     BACKGROUND,
-    CONTROLLED,
     FAINT,
-    OVERSAMPLING,
     SMALLEST_UNIT,
     TEXT,
     Array,
@@ -43,8 +43,6 @@ _LANE = (9.0, 15.0)  # px that a lane is drawn wide at least: below, nobody sees
 _ROAD, _STRIP = 90.0, 60.0  # px for all lanes of a road together, in the view and straightened, that decide between
 _LONG = 4.0  # a network this many times as long as high is shown straightened only: true to scale it would be a thread
 _SHORTEST, _DOT = 5.0, 2.0  # px that a body is long at least, and of many vehicles
-_MAX_LABELS = 40  # controlled vehicles; beyond, their numbers would cover the road
-_WIDEST_LABELLED = 90.0  # px from a road's middle to its edge; beyond, numbers would stand too far from their vehicles
 
 
 class Scene:
@@ -92,6 +90,7 @@ class Scene:
         self._fitted = self.view, self.strip
         both = self.strip is not None and self.view is not None
         bottom = (self.strip.top if self.strip is not None and both else self._bottom) - 24 * u
+        self.plates = Plates(self.layout, u)
         self.panel = Panel(size[0] - margin - column, margin, column, bottom, u)
         self.colouring: Colouring = SpeedColouring(self.max_speed)
         self.overlays: Sequence[Overlay] = ()
@@ -186,16 +185,22 @@ class Scene:
         for overlay in self.overlays:
             if overlay.below:
                 overlay.draw(canvas, frame)
-        plates = self._plates(frame)
-        for _, at, plate, clip in plates:
-            surface.set_clip(clip)
-            pygame.draw.aaline(surface, CONTROLLED, at, plate)
+        view = self.view
+        plates = [] if view is None else self.plates.lay_out(view, frame, self.vehicle_pixels(frame))
+        clip = pygame.Rect((0, 0), self.size) if self.is_fitted else self.area
+        surface.set_clip(clip)
+        self.plates.draw_lines(surface, plates)
         for place in canvas.places:
             surface.set_clip(place.clip)
             seen = place.seen
             draw_bodies(surface, place.centre[seen], place.angle[seen], place.size[seen], canvas.fill[seen], halo[seen])
+        surface.set_clip(clip)
+        self.plates.draw(surface, plates)
+        for place in canvas.places:
+            if view is not None and not place.straight:
+                surface.set_clip(place.clip)
+                self.plates.draw_roofs(surface, view, frame, place, canvas.fill)
         surface.set_clip(None)
-        self._draw_labels(surface, frame, canvas, plates)
         for overlay in self.overlays:
             if not overlay.below:
                 overlay.draw(canvas, frame)
@@ -247,56 +252,6 @@ class Scene:
             seen = frame.active & ((at > low) & (at < high)).all(1)
             found.append(Place(clip, at, -frame.heading, size, seen, centres, straight=False))
         return found
-
-    def _plates(self, frame: Frame) -> list[tuple[str, Point, Point, pygame.Rect]]:
-        """Numbers of controlled vehicles that stand beside the road: text, the vehicle's place, the plate's, px."""
-        view = self.view
-        if view is None or self._numbers_on_roofs(view, frame) or not self._numbered(view, frame):
-            return []
-        centre, clip = self.vehicle_pixels(frame), None if self.is_fitted else self.area
-        found = []
-        for text, n in self._numbered(view, frame):
-            plate = self._plate(view, frame, n, centre[n])
-            at = (float(centre[n, 0]), float(centre[n, 1]))
-            found.append((text, at, (float(plate[0]), float(plate[1])), clip or pygame.Rect((0, 0), self.size)))
-        return found
-
-    def _numbered(self, view: RoadView, frame: Frame) -> list[tuple[str, int]]:
-        shown = [(str(i), int(n)) for i, n in enumerate(frame.controlled, start=1) if frame.active[n]]
-        wide = self.layout.half_width.max() * view.across > _WIDEST_LABELLED * self.unit
-        return [] if len(shown) > _MAX_LABELS or (wide and not self._numbers_on_roofs(view, frame)) else shown
-
-    def _numbers_on_roofs(self, view: RoadView, frame: Frame) -> bool:
-        """Whether bodies are large enough to carry their number."""
-        widths = frame.width[frame.controlled]
-        return bool(len(widths) and widths.min() * view.across >= 24 * self.unit)
-
-    def _draw_labels(
-        self, surface: pygame.Surface, frame: Frame, canvas: Canvas, plates: list[tuple[str, Point, Point, pygame.Rect]]
-    ) -> None:
-        for text, _, plate, clip in plates:
-            image = _plate_image(text, self.unit)
-            if clip.contains(image.get_rect(center=plate)):
-                surface.blit(image, image.get_rect(center=(round(plate[0]), round(plate[1]))))
-        if self.view is None or not self._numbers_on_roofs(self.view, frame):
-            return
-        for place in (place for place in canvas.places if not place.straight):
-            for text, n in self._numbered(self.view, frame):
-                if place.seen[n]:
-                    x, y = place.centre[n] - 0.12 * place.size[n, 0] * place.direction[n]
-                    write(surface, text, (x, y + 1), 26 * self.unit, label_colour(canvas.fill[n]), "center")
-
-    def _plate(self, view: RoadView, frame: Frame, n: int, centre: Array) -> Array:
-        """Where the plate with a vehicle's number stands, px: on the inner side of a road, of several on the right."""
-        left = np.array([-np.sin(frame.heading[n]), -np.cos(frame.heading[n])])
-        inner = float(left @ (np.asarray(view.camera.middle) - centre)) >= 0
-        side = 1.0 if inner and len(self.layout.roads) == 1 else -1.0
-        half = float(self.layout.half_width.max()) * view.across
-        # Plates repeat the order of their vehicles across the road, a plate's width apart, so none hides another.
-        pitch = max(1.0, (2 * _plate_radius(self.unit) + 1) / (view.across * float(self.layout.width.min())))
-        from_edge = half - side * float(frame.offset[n]) * view.across
-        across = 2 * half - from_edge - 0.5 * view.across * float(self.layout.width.min())
-        return centre + side * left * (from_edge + 14 * self.unit + across * pitch)
 
     def _draw_ground(self, surface: pygame.Surface, phase: Array) -> None:
         """Roads and signals. That of the whole network is kept; the signals are drawn into it when they change."""
@@ -367,25 +322,6 @@ class Scene:
 def coarse(lane_scale: float) -> float:
     """A widening of roads, rounded up: few values, so that little is computed anew while one zooms."""
     return 1.05 ** math.ceil(math.log(lane_scale, 1.05) - 1e-9)
-
-
-def _plate_radius(unit: float) -> float:
-    return max(9.5 * unit, 8.5)  # px; smaller, no digit fits
-
-
-@lru_cache(maxsize=256)
-def _plate_image(text: str, unit: float) -> pygame.Surface:
-    """A number on a white disc with a dark rim."""
-    k, radius = OVERSAMPLING, _plate_radius(unit)
-    side = 2 * math.ceil(radius + 2)
-    large = pygame.Surface((side * k, side * k), pygame.SRCALPHA)
-    large.fill((*BACKGROUND, 0))
-    middle = (side * k / 2, side * k / 2)
-    pygame.draw.circle(large, BACKGROUND, middle, (radius + 1.5) * k)
-    pygame.draw.circle(large, CONTROLLED, middle, radius * k)
-    image = pygame.transform.smoothscale(large, (side, side))
-    write(image, text, (side / 2, side / 2 + 1), 17 * unit, (0, 0, 0), "center")
-    return image
 
 
 def draw_state(

@@ -11,9 +11,9 @@ from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.charts import CHARTS, Chart
 from trafficgrad.render.colouring import colourings
-from trafficgrad.render.frames import Frame, FrameSource
 from trafficgrad.render.history import History
 from trafficgrad.render.inspector import draw_inspector
+from trafficgrad.render.moment import Frame, FrameSource
 from trafficgrad.render.overlays import GradientMarks, LaneChanges, LeaderLinks, Overlay, Trails
 from trafficgrad.render.scene import MIN_SIZE, Scene, surface_rgb
 from trafficgrad.render.style import ACCENT, SMALLEST_UNIT, Array, Point

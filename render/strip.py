@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pygame
 
-from trafficgrad.render.frames import MANY, Frame
 from trafficgrad.render.layout import RoadLayout
+from trafficgrad.render.moment import MANY, Frame
 from trafficgrad.render.place import Place
 from trafficgrad.render.style import (
     ARROW,
@@ -17,7 +17,6 @@ from trafficgrad.render.style import (
     FAINT,
     LANE_LINE,
     Array,
-    Colour,
     nice_step,
     write,
 )
@@ -130,8 +129,3 @@ class Strip:
 
     def _middle(self, row: int) -> float:
         return self.top + row * self.pitch + self.road_height / 2
-
-
-def label_colour(fill: Array) -> Colour:
-    """Black or white, whichever is easier to read on ``fill``."""
-    return (0, 0, 0) if float(fill @ np.array([0.3, 0.59, 0.11])) > 110 else (255, 255, 255)

@@ -1,9 +1,7 @@
-"""A window to look at traffic, and to take part in it, where there is a screen."""
+"""Looking at traffic and taking part in it: what keys and mouse do, and what is drawn then."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +10,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pygame
 
-from trafficgrad.errors import TrafficGradError
 from trafficgrad.render.charts import Numbers, TimeSpace
-from trafficgrad.render.frames import FrameSource
+from trafficgrad.render.moment import FrameSource
 from trafficgrad.render.overlays import GradientMarks, LaneChanges, LeaderLinks, Trails
 from trafficgrad.render.player import Player
 from trafficgrad.render.stage import Stage, Style
-from trafficgrad.render.style import ACCENT, BACKGROUND, FAINT, GROUND, MUTED, TEXT, Array, Point, write
+from trafficgrad.render.style import ACCENT, BACKGROUND, FAINT, GROUND, MUTED, TEXT, Point, write
 
 FOOT = 44.0  # px at the bottom for the bar of time and a line of text, at 720 lines
-_RATE = 60  # pictures per second at most
 _PREPARING = 0.012  # s of a picture that simulating on may take
 _LOOKING_BACK = 0.004  # s of a picture that each overlay and chart may look back
-_NO_SCREEN = ("dummy", "offscreen")  # SDL drivers that draw for nobody
 _ZOOM = 1.25  # of one turn of the wheel
 _DRAG = 4.0  # px that the mouse may move in a click
 _NOTICE = 3.0  # s that a notice stays
@@ -64,14 +59,6 @@ class Drivable(Protocol):
             Why that is not possible; empty if it is.
         """
         ...
-
-
-def can_open_window() -> bool:
-    """Whether there is a screen to open a window on; judged by the environment, nothing is opened."""
-    driver = os.environ.get("SDL_VIDEODRIVER", "")
-    if driver:
-        return driver not in _NO_SCREEN
-    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 class Viewer:
@@ -116,12 +103,14 @@ class Viewer:
         u, (width, height) = self.stage.scene.unit, self.size
         return pygame.Rect(round(28 * u), round(height - (FOOT - 8) * u), round(width - 56 * u), round(6 * u))
 
-    def draw(self, surface: pygame.Surface) -> None:
-        """Draw the present picture."""
+    def draw(self, surface: pygame.Surface | None = None) -> pygame.Surface:
+        """Draw the present picture on a surface of this size, or on a new one, and return it."""
+        surface = pygame.Surface(self.size) if surface is None else surface
         self.stage.draw(self.player.time, surface)
         self._draw_foot(surface)
         if self.help:
             self._draw_help(surface)
+        return surface
 
     def advance(self, seconds: float, wheel: Wheel | None = None) -> None:
         """Let ``seconds`` of real time pass; ``wheel`` is what the keyboard asks of the vehicle driven by hand."""
@@ -297,8 +286,7 @@ class Viewer:
         self.wheel = None
 
     def _save(self) -> None:
-        surface = pygame.Surface(self.size)
-        self.draw(surface)
+        surface = self.draw()
         title = "".join(c if c.isalnum() else "_" for c in self.stage.title)[:40] or "traffic"
         path = self.folder / f"{title}_{self.player.time:.2f}s.png"
         try:
@@ -382,97 +370,3 @@ class _Key:
     def __init__(self, name: str, text: str, act: Callable[[], object] | None = None, *codes: int) -> None:
         self.name, self.text, self.codes = name, text, codes
         self.act = act or (lambda: None)
-
-
-def _wheel(keys: pygame.key.ScancodeWrapper) -> Wheel:
-    return Wheel(
-        float(keys[pygame.K_UP]) - float(keys[pygame.K_DOWN]), float(keys[pygame.K_LEFT]) - float(keys[pygame.K_RIGHT])
-    )
-
-
-def show(
-    source: FrameSource,
-    *,
-    title: str = "",
-    size: tuple[int, int] = (1280, 720),
-    time_factor: float = 1.0,
-    folder: Path | None = None,
-    style: Style | None = None,
-) -> None:
-    """Open a window and play ``source`` until it is closed; ``?`` shows the keys.
-
-    Args:
-        source: what to show; one that is :class:`Drivable` can be taken part in.
-        title: of the window and of the picture.
-        size: of the window in px; it can be resized.
-        time_factor: simulated seconds per second at the start.
-        folder: where pictures of the window are saved.
-        style: what to show at first.
-
-    Raises:
-        TrafficGradError: no window can be opened.
-    """
-    viewer = Viewer(source, size, title=title, time_factor=time_factor, folder=folder, style=style)
-    window = _open_window(size, pygame.RESIZABLE, title, "write a film to a file instead")
-    try:
-        pygame.key.set_repeat(350, 60)
-        clock = pygame.time.Clock()
-        while all([viewer.obey(event) for event in pygame.event.get()]):
-            window = pygame.display.get_surface() or window
-            if viewer.stage.asked != window.get_size():
-                viewer.stage.resize(window.get_size())
-            if window.get_size() == viewer.size:
-                viewer.draw(window)
-            else:  # smaller than can be read: its upper left part
-                whole = pygame.Surface(viewer.size)
-                viewer.draw(whole)
-                window.blit(whole, (0, 0))
-            pygame.display.flip()
-            viewer.advance(clock.tick(_RATE) / 1000.0, _wheel(pygame.key.get_pressed()))
-    finally:
-        pygame.display.quit()
-
-
-def _open_window(size: tuple[int, int], flags: int, title: str, otherwise: str) -> pygame.Surface:
-    """A window, or one sentence that ends with what to do ``otherwise``."""
-    # Windows enlarges the pictures of programs that do not say that they know about dense screens.
-    os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
-    # Only the display is started: pygame.init() would ask for a sound card too, which a server has not.
-    try:
-        pygame.display.init()
-        window = pygame.display.set_mode(size, flags)
-    except pygame.error as error:
-        pygame.display.quit()
-        raise TrafficGradError(f"no window can be opened ({error}): {otherwise}") from error
-    pygame.display.set_caption(title or "trafficgrad")
-    return window
-
-
-class PictureWindow:
-    """A window for pictures that somebody else makes, such as an environment's; closing it ends nothing.
-
-    Raises:
-        TrafficGradError: no window can be opened.
-    """
-
-    def __init__(self, size: tuple[int, int], title: str = "") -> None:
-        without = 'use render_mode="rgb_array", which needs none'
-        self._surface: pygame.Surface | None = _open_window(size, 0, title, without)
-        self._clock = pygame.time.Clock()
-
-    def show(self, picture: Array, fps: float) -> None:
-        """Show a picture, uint8 ``[height, width, 3]``, so that at most ``fps`` come a second."""
-        if self._surface is None:
-            return
-        if any(event.type == pygame.QUIT for event in pygame.event.get()):
-            self.close()
-            return
-        pygame.surfarray.blit_array(self._surface, picture.swapaxes(0, 1))
-        pygame.display.flip()
-        self._clock.tick(fps)
-
-    def close(self) -> None:
-        """Close the window."""
-        if self._surface is not None:
-            pygame.display.quit()
-            self._surface = None

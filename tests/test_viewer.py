@@ -21,8 +21,9 @@ from trafficgrad.network import ring, straight
 from trafficgrad.render import Camera, Stage, Style, TrajectoryFrames, Viewer, show
 from trafficgrad.render.charts import Numbers, TimeSpace
 from trafficgrad.render.colouring import AccelerationColouring, HeadwayColouring, SpeedColouring
-from trafficgrad.render.frames import Details, Gradient, Insight
+from trafficgrad.render.frames import Details
 from trafficgrad.render.inspector import vehicle_lines
+from trafficgrad.render.moment import Gradient, Insight
 from trafficgrad.render.overlays import GradientMarks, LaneChanges, LeaderLinks, Trails
 from trafficgrad.render.player import Player
 from trafficgrad.render.scene import MIN_SIZE, Scene

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pygame
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -85,7 +84,7 @@ def traffic(size: Size) -> FrameSource:
 def pictures_per_second(source: FrameSource, show: Sequence[str], count: int, repetitions: int) -> float:
     """Median over the repetitions, of the viewer playing in real time; what is kept is warm."""
     viewer = Viewer(source, WINDOW, style=Style(show=tuple(show)))
-    surface = pygame.Surface(WINDOW)
+    surface = viewer.draw()
     viewer.player.go_to(source.start + 0.6 * (source.end - source.start))
     for _ in range(count):
         viewer.draw(surface)

@@ -25,7 +25,8 @@ from trafficgrad.car_following.base import limit_speed, look_up
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.network import RoadNetwork
-from trafficgrad.render.frames import LANE_CHANGE_TIME, Details, Frame, Gradient, Insight, TrajectoryFrames
+from trafficgrad.render.frames import LANE_CHANGE_TIME, Details, TrajectoryFrames
+from trafficgrad.render.moment import Frame, Gradient, Insight
 from trafficgrad.render.style import Array
 from trafficgrad.render.viewer import Wheel
 from trafficgrad.state import Action, TrafficState
@@ -126,7 +127,7 @@ class LiveTraffic:
         return self.start + self._blocks[-1].last * self._seconds
 
     def frame(self, time: float) -> Frame:
-        """See :class:`~trafficgrad.render.frames.FrameSource`; at most :attr:`ready`."""
+        """See :class:`~trafficgrad.render.moment.FrameSource`; at most :attr:`ready`."""
         time = min(max(time, self.start + self._dropped * self._seconds), self.ready)
         decision = min(int((time - self.start) / self._seconds + 1e-6), self._blocks[-1].last - 1)
         block = next(b for b in reversed(self._blocks) if b.first <= decision)
