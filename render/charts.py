@@ -118,7 +118,10 @@ class TimeSpace(Chart):
         for share, anchor in ((0.0, "bottomright"), (1.0, "topright")):
             at = (self.plot.left - 5 * u, self.plot.bottom - share * self.plot.height)
             write(surface, f"{share * length:.0f} m", at, 14 * u, FAINT, anchor)
-        several = f", road of vehicle {frame.vehicle_id[selected]}" if on and len(self.layout.roads) > 1 else ""
+        several = ""
+        if len(self.layout.roads) > 1:
+            whose = f"the road of vehicle {frame.vehicle_id[selected]}" if on else "the longest road"
+            several = f" on {whose}"
         write(surface, f"where everybody was{several}", (self.plot.left, self.area.top), 15 * u, MUTED)
 
     def _draw_step(self, before: Frame, after: Frame, road: int, begin: float, colouring: Colouring) -> None:

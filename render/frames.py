@@ -186,12 +186,15 @@ class TrajectoryFrames:
         jumps = np.vstack([none, np.where(motion.changes, motion.shift, 0.0)])
         self._jump = np.take_along_axis(jumps, after, axis=0)
         self._number = self.network.number.numpy()[lane]
-        # Lane changes alone, from state to state: when the last one was, -1 = none, and to which side.
+        # Lane changes, steered ones too: when the last one was, -1 = none, and to which side.
         rows = np.arange(1, len(lane))[:, None]
+        same_edge = motion.continues & (layout.edge[lane[1:]] == layout.edge[lane[:-1]])
+        moved = np.where(same_edge, self._number[1:] - self._number[:-1], 0)
         begun = np.maximum.accumulate(np.vstack([none, np.where(motion.continues, 0, rows)]).astype(np.int64), axis=0)
-        last = np.maximum.accumulate(np.vstack([none, np.where(motion.changes, rows, 0)]).astype(np.int64), axis=0)
+        last = np.maximum.accumulate(np.vstack([none, np.where(moved != 0, rows, 0)]).astype(np.int64), axis=0)
         self._changed = np.where((last > 0) & (last > begun), last - 1, -1)
-        self._side = np.take_along_axis(np.sign(jumps), np.maximum(last, 0), axis=0).astype(np.int64)
+        sides = np.vstack([none, np.sign(moved)]).astype(np.int64)
+        self._side = np.take_along_axis(sides, np.maximum(last, 0), axis=0)
         gained = np.where(motion.continues, self._speed[1:] - self._speed[:-1], np.nan) / self.step
         self._acceleration = np.vstack([gained, gained[-1:] if len(gained) else np.full_like(none, np.nan)])
 

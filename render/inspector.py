@@ -71,7 +71,9 @@ def draw_inspector(
     card = pygame.Rect(area.left, area.top, area.width, round((40 + _LINE * len(lines)) * unit))
     pygame.draw.rect(surface, GROUND, card, border_radius=round(6 * unit))
     left, right = card.left + 10 * unit, card.right - 10 * unit
-    write(surface, f"vehicle {frame.vehicle_id[slot]}", (left, card.top + 8 * unit), 22 * unit, ACCENT)
+    place = np.flatnonzero(frame.controlled == slot)
+    title = f"vehicle {frame.vehicle_id[slot]}" + (f", controlled {place[0] + 1}" if len(place) else "")
+    write(surface, title, (left, card.top + 8 * unit), 22 * unit, ACCENT)
     for i, (name, value) in enumerate(lines):
         y = card.top + (34 + _LINE * i) * unit
         written = write(surface, value, (right, y), 16 * unit, TEXT, "topright")

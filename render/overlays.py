@@ -48,6 +48,10 @@ class Overlay(ABC):
     def draw(self, canvas: Canvas, frame: Frame) -> None:
         """Draw what belongs to ``frame``; the surface's clip is set and given back."""
 
+    def legend(self, frame: Frame) -> list[tuple[Colour, str]]:
+        """Colours and what they mean, for the panel; here: the drawing speaks for itself."""
+        return []
+
 
 class LaneChanges(Overlay):
     """A chevron beside everybody who changed lane within the last seconds, on the side of the lane left; it fades."""
@@ -59,10 +63,10 @@ class LaneChanges(Overlay):
         with np.errstate(invalid="ignore"):
             age = frame.time - frame.changed
             fresh = frame.active & (age >= 0) & (age < CHANGE_SHOWN)
-        size = 4.5 * canvas.unit
         for place in canvas.places:
             canvas.surface.set_clip(place.clip)
             for n in np.flatnonzero(fresh & place.seen):
+                size = min(4.5 * canvas.unit, max(2.0, 0.8 * float(place.size[n, 0])))
                 ahead, side = place.direction[n], float(frame.side[n])
                 left = np.array([ahead[1], -ahead[0]])  # on the screen, y down
                 tip = place.centre[n] - side * left * (place.size[n, 1] / 2 + 2.5 * canvas.unit)
@@ -149,6 +153,19 @@ class GradientMarks(Overlay):
 
     name = "gradient"
     below = True
+
+    def legend(self, frame: Frame) -> list[tuple[Colour, str]]:
+        """See the base class."""
+        gradient = frame.insight.gradient
+        if gradient is None:
+            return [(_LINK, "gradient: not known yet")]
+        span = f"{gradient.start:.1f} to {gradient.end:.1f} s"
+        return [
+            (_LINK, f"return of {span}, by speeds"),
+            (_GOOD, f"faster is better, most {gradient.most_speed:.2g} s/m"),
+            (_BAD, "slower is better; arrows: actions"),
+            (_LINK, "dashed: through lane changes, biased"),
+        ]
 
     def draw(self, canvas: Canvas, frame: Frame) -> None:
         """See the class."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pygame
 
@@ -12,6 +14,7 @@ from trafficgrad.render.style import (
     MUTED,
     TEXT,
     Array,
+    Colour,
     Point,
     nice_step,
     write,
@@ -23,12 +26,19 @@ class Panel:
 
     def __init__(self, left: float, top: float, width: float, bottom: float, unit: float) -> None:
         self.left, self.top, self.width, self.unit = left, top, width, unit
-        self.legend = bottom - 152 * unit
+        self._foot = bottom
+        self.legend = bottom - 152 * unit  # px, where what colours mean begins
         self.below = top  # px, the end of the numbers in the last picture
 
-    def draw(self, surface: pygame.Surface, frame: Frame, colouring: Colouring) -> None:
-        """Write the frame's caption and counts; captions for which there is no room are left out, the last first."""
+    def draw(
+        self, surface: pygame.Surface, frame: Frame, colouring: Colouring, keys: Sequence[tuple[Colour, str]] = ()
+    ) -> None:
+        """Write the frame's caption and counts; captions for which there is no room are left out, the last first.
+
+        ``keys``: colours and what they mean, above the colour bar.
+        """
         u, y = self.unit, self.top
+        self.legend = self._foot - 152 * u - (20 * len(keys) + 8) * u * bool(keys)
         for name, value in caption_items(frame):
             large = name == "mean speed"
             if y + (60 if large else 46) * u > self.legend:
@@ -37,17 +47,21 @@ class Panel:
             write(surface, value, (self.left, y + 15 * u), (44 if large else 30) * u, TEXT)
             y += (64 if large else 50) * u
         self.below = y
+        for i, (colour, text) in enumerate(keys):
+            at = (self.left + 5 * u, self.legend + (8 + 20 * i) * u)
+            pygame.draw.circle(surface, colour, at, 4 * u)
+            write(surface, text, (self.left + 16 * u, at[1]), 16 * u, MUTED, "midleft")
         self._draw_colour_bar(surface, colouring, colouring.mean(frame))
         count = int(frame.active[frame.controlled].sum())
         others = int(frame.active.sum()) - count
         fill = colouring.colours(np.array([colouring.low + 0.55 * (colouring.high - colouring.low)]))
-        self._draw_key(surface, self.legend + 96 * u, True, f"controlled vehicle ({count})", fill)
-        self._draw_key(surface, self.legend + 124 * u, False, f"other driver ({others})", fill)
+        self._draw_key(surface, self._foot - 56 * u, True, f"controlled vehicle ({count})", fill)
+        self._draw_key(surface, self._foot - 28 * u, False, f"other driver ({others})", fill)
 
     def _draw_colour_bar(self, surface: pygame.Surface, colouring: Colouring, mean: float) -> None:
-        u, low, high = self.unit, colouring.low, colouring.high
-        write(surface, f"colour = {colouring.name} in {colouring.unit}", (self.left, self.legend), 18 * u, MUTED)
-        bar = pygame.Rect(round(self.left), round(self.legend + 36 * u), round(self.width), round(14 * u))
+        u, low, high, top = self.unit, colouring.low, colouring.high, self._foot - 152 * self.unit
+        write(surface, f"colour = {colouring.name} in {colouring.unit}", (self.left, top), 18 * u, MUTED)
+        bar = pygame.Rect(round(self.left), round(top + 36 * u), round(self.width), round(14 * u))
         colours = colouring.colours(np.linspace(low, high, bar.width))
         surface.blit(pygame.surfarray.make_surface(np.repeat(colours[:, None], bar.height, axis=1)), bar)
 

@@ -84,7 +84,7 @@ class Plates:
         half = float(self.layout.half_width.max()) * view.across
         radius = _radius(self.unit)
         if half > _WIDEST * self.unit:
-            return np.asarray(centre + left * (0.5 * float(frame.width[n]) * view.across + radius + 4 * self.unit))
+            return np.asarray(centre + left * (0.5 * float(frame.width[n]) * view.across + radius + 12 * self.unit))
         inner = float(left @ (view.camera.to_screen(self._middle) - centre)) >= 0
         side = 1.0 if inner and len(self.layout.roads) == 1 else -1.0
         # Plates repeat the order of their vehicles across the road, a plate's width apart, so none hides another.

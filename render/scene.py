@@ -204,7 +204,8 @@ class Scene:
         for overlay in self.overlays:
             if not overlay.below:
                 overlay.draw(canvas, frame)
-        self.panel.draw(surface, frame, self.colouring)
+        keys = [key for overlay in self.overlays for key in overlay.legend(frame)]
+        self.panel.draw(surface, frame, self.colouring, keys)
         return surface
 
     def rgb(self, frame: Frame) -> Array:

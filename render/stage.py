@@ -168,8 +168,9 @@ class Stage:
 
     # ------------------------------------------------------------------ drawing
 
-    def draw(self, time: float, surface: pygame.Surface) -> None:
-        """Draw the moment ``time`` in s."""
+    def draw(self, time: float, surface: pygame.Surface | None = None) -> pygame.Surface:
+        """Draw the moment ``time`` in s on a surface of this size, or on a new one, and return it."""
+        surface = pygame.Surface(self.size) if surface is None else surface
         self.frame = frame = self.source.frame(time)
         self._keep_selection(frame)
         if self.following and self.selected is not None and frame.active[self.selected]:
@@ -184,12 +185,11 @@ class Stage:
             self._draw_card(surface, frame, self.selected)
         for chart in self.charts:
             chart.draw(surface, frame, self.colouring, self.selected)
+        return surface
 
     def rgb(self, time: float) -> Array:
         """The picture as uint8 ``[height, width, 3]``."""
-        surface = pygame.Surface(self.size)
-        self.draw(time, surface)
-        return surface_rgb(surface)
+        return surface_rgb(self.draw(time))
 
     def _follow(self, frame: Frame) -> None:
         x, y = frame.xy[self.selected].tolist()

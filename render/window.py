@@ -10,6 +10,7 @@ import pygame
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.render.moment import FrameSource
+from trafficgrad.render.scene import MIN_SIZE
 from trafficgrad.render.stage import Style
 from trafficgrad.render.style import Array
 from trafficgrad.render.viewer import Viewer, Wheel
@@ -36,7 +37,7 @@ def show(
     source: FrameSource,
     *,
     title: str = "",
-    size: tuple[int, int] = (1280, 720),
+    size: tuple[int, int] | None = None,
     time_factor: float = 1.0,
     folder: Path | None = None,
     style: Style | None = None,
@@ -46,7 +47,8 @@ def show(
     Args:
         source: what to show; one that is :class:`Drivable` can be taken part in.
         title: of the window and of the picture.
-        size: of the window in px; it can be resized.
+        size: of the window in px; it can be resized. None: two thirds of the screen, so that on a dense one everything
+            is drawn larger, and sharp.
         time_factor: simulated seconds per second at the start.
         folder: where pictures of the window are saved.
         style: what to show at first.
@@ -54,9 +56,9 @@ def show(
     Raises:
         TrafficGradError: no window can be opened.
     """
-    viewer = Viewer(source, size, title=title, time_factor=time_factor, folder=folder, style=style)
     window = _open_window(size, pygame.RESIZABLE, title, "write a film to a file instead")
     try:
+        viewer = Viewer(source, window.get_size(), title=title, time_factor=time_factor, folder=folder, style=style)
         pygame.key.set_repeat(350, 60)
         clock = pygame.time.Clock()
         while all([viewer.obey(event) for event in pygame.event.get()]):
@@ -73,19 +75,25 @@ def show(
         pygame.display.quit()
 
 
-def _open_window(size: tuple[int, int], flags: int, title: str, otherwise: str) -> pygame.Surface:
+def _open_window(size: tuple[int, int] | None, flags: int, title: str, otherwise: str) -> pygame.Surface:
     """A window, or one sentence that ends with what to do ``otherwise``."""
     # Windows enlarges the pictures of programs that do not say that they know about dense screens.
     os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
     # Only the display is started: pygame.init() would ask for a sound card too, which a server has not.
     try:
         pygame.display.init()
-        window = pygame.display.set_mode(size, flags)
+        window = pygame.display.set_mode(size or _share_of_screen(), flags)
     except pygame.error as error:
         pygame.display.quit()
         raise TrafficGradError(f"no window can be opened ({error}): {otherwise}") from error
     pygame.display.set_caption(title or "trafficgrad")
     return window
+
+
+def _share_of_screen() -> tuple[int, int]:
+    """Two thirds of the height of the first screen, 16 to 9."""
+    height = max(2 * pygame.display.get_desktop_sizes()[0][1] // 3, MIN_SIZE[1])
+    return 16 * height // 9, height
 
 
 class PictureWindow:

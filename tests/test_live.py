@@ -115,7 +115,9 @@ def test_somebody_takes_the_wheel(ring):
 
 
 def test_who_commands_lanes_has_no_wheel():
-    source = pictures.live("pace_car_3lane", 0, ("control.command=lanes", *SHORT, "control.speed=[0, 30]"))[2]
+    source = pictures.live(
+        "scenarios/pace_car_3lane.yaml", 0, ("control.command=lanes", *SHORT, "control.speed=[0, 30]")
+    )[2]
     assert "the policy commands lanes" in source.steer(0, Wheel(), source.start)
 
 

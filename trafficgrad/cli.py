@@ -204,7 +204,9 @@ def watch(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out traffic.")] = 0,
     seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
     speed: Annotated[float, typer.Option(help="Simulated seconds per second at the start.")] = 1.0,
-    size: Size = (1280, 720),
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Width and height in px; default: two thirds of the screen.")
+    ] = None,
     colour: Colour = "speed",
     show: Shown = None,
     follow: Follow = None,
@@ -231,6 +233,7 @@ def render(
     seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
     speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 4.0,
     fps: Annotated[float | None, typer.Option(help="Pictures per second; default: 25, of a GIF 12.5.")] = None,
+    at: Annotated[float | None, typer.Option(help="Of a still: the moment, in seconds; default: the last.")] = None,
     size: Size = (1280, 720),
     colour: Colour = "speed",
     show: Shown = None,
@@ -251,7 +254,7 @@ def render(
     beside = None
     if compare is not None:
         beside = pictures.perform(target, seed, settings or (), place, seconds, compare, gradients)
-    typer.echo(pictures.film(made, output, speed, size, fps, beside, style))
+    typer.echo(pictures.film(made, output, speed, size, fps, beside, style, at))
 
 
 @app.command()

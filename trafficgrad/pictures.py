@@ -185,7 +185,7 @@ def _caption(scenario: str, run: LoadedRun | None, driver: str) -> tuple[str, Pa
         ) / scenario
     if run.folder is None:
         return f"{scenario}, the policy that ships", Path("runs") / f"{scenario}_shipped"
-    return f"{scenario}, policy of {run.name}", run.folder
+    return f"{scenario}, policy of {Path(run.name).name}", run.folder
 
 
 def watch(
@@ -196,7 +196,7 @@ def watch(
     seconds: float | None = None,
     controller: str | None = None,
     speed: float = 1.0,
-    size: tuple[int, int] = (1280, 720),
+    size: tuple[int, int] | None = None,
     style: render.Style | None = None,
 ) -> None:
     """Open a window on traffic that is simulated meanwhile; see :func:`live`.
@@ -225,6 +225,7 @@ def film(
     fps: float | None = None,
     beside: Show | None = None,
     style: render.Style | None = None,
+    at: float | None = None,
 ) -> Path:
     """Write a film of the episode.
 
@@ -233,6 +234,7 @@ def film(
             its folder.
         speed: simulated seconds per second. size: px. fps: pictures per second; default: 25, of a GIF 12.5.
         beside: another show, drawn to the right in the same clock. style: colours, overlays, whom to follow.
+        at: of a still, the moment (s after the beginning).
 
     Returns:
         The file written.
@@ -240,6 +242,10 @@ def film(
     path = output or show.folder / "episode.mp4"
     if path.suffix.lower() == ".npz":
         return _record(show, path)
+    panel = None if beside is None else (beside.title, beside.source)
+    if at is not None:
+        moment = show.source.start + at
+        return render.snapshot(show.source, path, time=moment, size=size, title=show.title, beside=panel, style=style)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"drawing {path.name}")
         return render.record(
@@ -250,7 +256,7 @@ def film(
             fps=fps or (GIF_FPS if path.suffix.lower() == ".gif" else FPS),
             time_factor=speed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-            beside=None if beside is None else (beside.title, beside.source),
+            beside=panel,
             style=style,
         )
 
