@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich import markup
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -159,7 +160,7 @@ def evaluate_scenario(
         results = compare_played(scenario, None, seeds or EPISODES, f"{scenario.name}: no policy", console, device)
     if learnable:
         told = f"no policy was asked for; `trafficgrad train {file}` trains one"
-        console.print(told, highlight=False, soft_wrap=True)
+        console.print(told, highlight=False, soft_wrap=True, markup=False)
     return results
 
 
@@ -196,7 +197,7 @@ def compare(
     with console.status("warming up traffic ...") as status:
         traffic = held_out_traffic(env, range(seeds))
         for name, controller in controllers.items():
-            status.update(f"{title}: {name} ...")
+            status.update(markup.escape(f"{title}: {name} ..."))
             results[name] = run_episodes(env, controller, traffic, record)
     console.print(table(results, f"{title}; {seeds} held-out traffic seeds, mean ± standard deviation"))
     return results
@@ -245,7 +246,7 @@ def table(results: dict[str, Episodes], title: str, columns: dict[str, Column] |
     shown = {name: how for name, how in (columns or COLUMNS).items() if name in measured}
     if "standing" in shown and not any(bool(episodes.measures["standing"].any()) for episodes in results.values()):
         del shown["standing"]
-    grid = Table(title=title, title_justify="left")
+    grid = Table(title=markup.escape(title), title_justify="left")
     grid.add_column("controller", no_wrap=True)
     for column in shown.values():
         grid.add_column(column.title, justify="right")

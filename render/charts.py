@@ -14,7 +14,7 @@ from trafficgrad.render.history import History
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.moment import Frame, FrameSource
 from trafficgrad.render.raster import draw_segments
-from trafficgrad.render.style import CONTROLLED, FAINT, GROUND, MUTED, TEXT, Array, nice_step, write
+from trafficgrad.render.style import CONTROLLED, FAINT, GROUND, MUTED, SMALLEST_TEXT, TEXT, Array, nice_step, write
 
 SECONDS = 60.0  # s that a chart shows
 _COLUMN = 2  # px between two samples
@@ -183,7 +183,7 @@ class Numbers(Chart):
             text = f"{values[known][-1]:.2f} {unit}".strip()
             write(surface, text, (self.plot.right - 6 * u, top - 15 * u), 15 * u, TEXT, "topright")
             for value, at, anchor in ((high, top, "topright"), (low, bottom, "bottomright")):
-                if high - low > 1e-6:
+                if high - low > 1e-6 and bottom - top > 2 * SMALLEST_TEXT:
                     write(surface, f"{value:.3g}", (self.plot.left - 5 * u, at), 13 * u, FAINT, anchor)
 
 

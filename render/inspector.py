@@ -37,7 +37,7 @@ def vehicle_lines(frame: Frame, slot: int) -> list[tuple[str, str]]:
             lines.append(("time headway", f"{around.gap[n] / frame.speed[n]:.2f} s" if moves else "stands"))
     ago = frame.time - frame.changed[n]
     side = "left" if frame.side[n] > 0 else "right"
-    lines.append(("last lane change", f"to the {side}, {ago:.1f} s ago" if math.isfinite(ago) else "none"))
+    lines.append(("lane change", f"to the {side}, {ago:.1f} s ago" if math.isfinite(ago) else "none"))
     if len(place) and insight.mean is not None:
         c = int(place[0])
         for i, label in enumerate(insight.labels):

@@ -180,6 +180,14 @@ def test_a_scenario_without_a_policy_is_judged_by_its_baselines(command):
     assert command("evaluate", "mine.yml")[0] == 2
 
 
+def test_a_folder_with_brackets_is_a_name(command):
+    """What the terminal's library takes for markup is printed as it is."""
+    assert command("train", "ring_1lane", "--output", "[/x]", *TINY)[0] == 0
+    code, out, err = command("evaluate", "[/x]", "--seeds", "1")
+    assert code == 0, err
+    assert "[/x]: " in out
+
+
 def test_looking_at_human_drivers(command):
     settings = [setting for setting in TINY if "training" not in setting]
     code, out, err = command("simulate", "ring_1lane", "--seeds", "2", *settings)

@@ -235,7 +235,7 @@ def test_an_interrupted_report_leaves_the_old_one(command, runs, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["missing"], "no such run folder or checkpoint; policies ship for ring_4lane"),
+        (["missing"], "no such run folder or checkpoint; policies ship for"),
         (["ring_4lan"], "did you mean 'ring_4lane'"),
         (["."], "is no run folder"),
         (["broken.pt"], "cannot be read"),

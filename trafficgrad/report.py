@@ -82,8 +82,7 @@ def write_report(
     with TemporaryDirectory() as folder:
         parts = [_what_it_is(run, record)]
         with _telling(f"{run.name}: judging the policy beside others"):
-            # Without its folder the run's evaluation.csv stays as it is; its name may hold what rich takes for markup.
-            judged = replace(run, name=run.scenario.name, folder=None)
+            judged = replace(run, folder=None)  # without its folder the run's evaluation.csv stays as it is
             results = evaluation.evaluate(judged, seeds, Console(file=io.StringIO()), device)
         parts.append(web_page.section("What it achieves", _achieved(run, results)))
         if isinstance(run.scenario, TrafficScenario):
