@@ -20,6 +20,7 @@ def vehicle_lines(frame: Frame, slot: int) -> list[tuple[str, str]]:
         return [("vehicle", "has left the road")]
     place = np.flatnonzero(frame.controlled == n)
     driver = (insight.driver or "controlled") if len(place) else "human driver"
+    driver = "you" if len(place) and int(place[0]) in insight.by_hand else driver
     lines = [
         ("driver", driver),
         ("speed", f"{frame.speed[n]:.2f} m/s"),

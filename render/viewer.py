@@ -86,6 +86,7 @@ class Viewer:
         self.stage = Stage(source, size, title=title, foot=FOOT, style=style, budget=_LOOKING_BACK)
         self.help = False
         self.wheel: int | None = None  # place of the vehicle that is driven by hand
+        self._turned = Wheel()
         self._pressed: Point | None = None
         self._dragged, self._scrubbing = False, False
         self._notice, self._notice_left = "", 0.0
@@ -118,9 +119,10 @@ class Viewer:
         if self.live is None:
             self.player.advance(seconds)
             return
-        if self.wheel is not None and wheel is not None and self.player.playing:
+        if self.wheel is not None and wheel is not None and wheel != self._turned and self.player.playing:
             self.live.steer(self.wheel, wheel, self.player.time)
             self.stage.forget(self.player.time)
+            self._turned = wheel
         self.live.prepare(self.player.time + max(seconds * self.player.factor, self.source.step), _PREPARING)
         if self.player.playing:
             self.player.advance(seconds)
@@ -275,7 +277,7 @@ class Viewer:
         if why:
             self.notice(why)
             return
-        self.wheel, self.player.playing = place, True
+        self.wheel, self._turned, self.player.playing = place, Wheel(), True
         self.stage.forget(self.player.time)
         self.notice("you drive, with the arrow keys; W or Esc gives the wheel back")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from trafficgrad import live as live_module
 from trafficgrad import pictures
 from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.live import HAND, HUMAN, LiveTraffic
+from trafficgrad.live import HUMAN, LiveTraffic
 from trafficgrad.render import Drivable, Viewer, Wheel
+from trafficgrad.render.inspector import vehicle_lines
 from trafficgrad.scenario_config import load_traffic
 
 SHORT = ("simulation.warmup_steps=20", "simulation.horizon_steps=60", "pool_size=1")
@@ -99,8 +101,10 @@ def test_somebody_takes_the_wheel(ring):
     rows = slice(21, 40)
     slower = before.speed[rows, 0, slot] - steered.speed[rows, 0, slot]
     assert bool((slower[5:] > 0.1).all())
-    assert source.frame(moment + 1.0).insight.driver == HAND
-    assert source.frame(moment - 0.3).insight.driver == HUMAN
+    assert source.frame(moment + 1.0).insight.by_hand == (1,)
+    assert source.frame(moment - 0.3).insight.by_hand == ()
+    for slot, driver in ((source.env.slots[1], "you"), (source.env.slots[3], HUMAN)):
+        assert dict(vehicle_lines(source.frame(moment + 1.0), int(slot)))["driver"] == driver
     # The other controlled vehicles go on as ordinary drivers do: the same acceleration law, the same noise.
     other = int(source.env.slots[3])
     torch.testing.assert_close(steered.speed[21:23, 0, other], before.speed[21:23, 0, other], atol=1e-4, rtol=0)
@@ -190,14 +194,15 @@ def test_the_policys_mean_and_deviation_are_shown():
 
 
 def test_the_beginning_is_forgotten_where_there_is_too_much(ring, monkeypatch):
-    monkeypatch.setattr(live_module, "_MOST_NUMBERS", 0)
     monkeypatch.setattr(live_module, "WINDOW", 2)
-    source = begin(ring, block_seconds=0.5)
+    source = begin(ring, block_seconds=0.5, most_numbers=0.0)
     source.finish()
     first = source.frame(source.start).time
     assert source.start < first < source.end
     kept = [len(d.states) for d in source._decisions]
     assert kept[0] == 0 and kept[-1] > 0
+    with pytest.raises(TrafficGradError, match="was forgotten"):
+        source.trajectory()
 
 
 @pytest.mark.parametrize(
@@ -248,15 +253,16 @@ def test_a_viewer_switches_and_steers(ring, monkeypatch):
     driven = source._decisions[-1].action[0, 0, 0] * source.env.scenario.control.acceleration_scale
     assert float(driven) == pytest.approx(high)
     viewer.draw(pygame.Surface((800, 500)))
-    assert viewer.stage.frame.insight.driver == HAND
+    assert viewer.stage.frame.insight.by_hand == (0,)
     viewer.press(pygame.K_ESCAPE)
     assert viewer.wheel is None and not source._wheels
     viewer.press(pygame.K_4)
     assert source.gradients
-    for _ in range(40):
+    deadline = time.monotonic() + 60
+    while viewer.stage.frame.insight.gradient is None and time.monotonic() < deadline:
         viewer.advance(0.1)
-    viewer.player.go_to(source.start + 1.0)
-    viewer.draw(pygame.Surface((800, 500)))
+        viewer.player.go_to(source.start + 1.0)
+        viewer.draw(pygame.Surface((800, 500)))
     assert viewer.stage.frame.insight.gradient is not None
 
 

@@ -9,8 +9,10 @@ on a graph: once with straight-through lane changes and once with blocked ones; 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time as clock
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -23,6 +25,7 @@ from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.episodes import EnvController, Traffic
 from trafficgrad.car_following.base import limit_speed, look_up
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.lane_change.base import OWN
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.frames import LANE_CHANGE_TIME, Details, TrajectoryFrames
@@ -33,9 +36,9 @@ from trafficgrad.state import Action, TrafficState
 from trafficgrad.trajectory import Trajectory
 
 WINDOW = 32  # decisions of which the return is differentiated
-HUMAN, HAND = "human driver", "you"
+HUMAN = "human driver"
 _BLOCK_SECONDS = 1.0  # s of traffic that are drawn by the same frames, at least one decision
-_MOST_NUMBERS = 2e8  # of all kept states together; then the beginning is forgotten
+MOST_NUMBERS = 2e8  # of all kept states together, while somebody watches; then the beginning is forgotten
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class LiveTraffic:
         controllers: who may drive, by name, the first begins; None drives like everybody else.
         policy: whose mean and deviation are shown while the controller of that name drives.
         block_seconds: s of traffic that are simulated before any of them is shown.
+        gradients: windows get their gradient.
+        most_numbers: of all kept states together; beyond, the beginning is forgotten and cannot be shown any more.
     """
 
     env: TrafficEnv
@@ -76,6 +81,7 @@ class LiveTraffic:
     policy: tuple[str, Policy] | None = None
     block_seconds: float = _BLOCK_SECONDS
     gradients: bool = False
+    most_numbers: float = math.inf
 
     network: RoadNetwork = field(init=False)
     max_speed: float = field(init=False)
@@ -98,6 +104,8 @@ class LiveTraffic:
         self._decisions: list[_Decision] = []
         self._blocks: list[_Block] = []
         self._gradients: dict[int, list[Gradient]] = {}  # of windows, by their first decision
+        self._worker: ThreadPoolExecutor | None = None
+        self._pending: tuple[int, Future[list[Gradient]]] | None = None  # first decision, and what comes
         self._dropped = 0  # decisions whose states were forgotten
         self._state = env.start(self.traffic.initial)
         self._over = False
@@ -146,7 +154,7 @@ class LiveTraffic:
             if clock.perf_counter() - begun > seconds:
                 return
         if self.gradients:
-            self._differentiate((time - self.start) / self._seconds, begun, seconds)
+            self._differentiate_meanwhile(int((time - self.start) / self._seconds))
 
     def finish(self, time: float | None = None) -> None:
         """Simulate to the end of the episode, or to ``time`` (s), at once, gradients too where they are asked for."""
@@ -155,7 +163,8 @@ class LiveTraffic:
             self._simulate_block()
         if self.gradients:
             for first in range(0, len(self._decisions), WINDOW):
-                self._window(first)
+                if first not in self._gradients:
+                    self._gradients[first] = self._window(first, self._decisions[first : first + WINDOW])
 
     def switch(self, driver: str, time: float) -> None:
         """See :class:`~trafficgrad.render.viewer.Drivable`."""
@@ -180,7 +189,13 @@ class LiveTraffic:
         return ""
 
     def trajectory(self) -> Trajectory:
-        """Everything simulated so far."""
+        """Everything simulated so far.
+
+        Raises:
+            TrafficGradError: the beginning was forgotten.
+        """
+        if self._dropped:
+            raise TrafficGradError("the beginning of this traffic was forgotten: set most_numbers to keep all of it")
         states = [self.traffic.initial, *(state for d in self._decisions for state in d.states)]
         return Trajectory.of(states, None, self.step)
 
@@ -230,9 +245,9 @@ class LiveTraffic:
         self._state, self._over = after, over or place + 1 >= self._horizon
 
     def _insight(self, state: TrafficEnvState) -> Insight:
-        driver = HAND if self._wheels else self.driver
+        driver, by_hand = self.driver, tuple(sorted(self._wheels))
         if self.policy is None or self.policy[0] != self.driver or not self.env.action_labels:
-            return Insight(driver=driver)
+            return Insight(driver, by_hand)
         mean, deviation = self.policy[1].distribution(state.observation)
         count = max(len(self.env.slots), 1)
         labels = self.env.action_labels
@@ -242,11 +257,11 @@ class LiveTraffic:
             else tuple(x.partition(": ")[2] for x in labels[: len(labels) // count])
         )
         if not len(self.env.slots):
-            return Insight(driver=driver)
+            return Insight(driver)
         own, spread = (
             x[0].reshape(-1)[: count * len(each)].reshape(count, -1).cpu().numpy() for x in (mean, deviation)
         )
-        return Insight(driver, labels=each, mean=own, deviation=spread)
+        return Insight(driver, by_hand, labels=each, mean=own, deviation=spread)
 
     def _by_hand(self, state: TrafficEnvState, action: Tensor | None) -> Tensor:
         """The action with what is steered by hand in it; without one everybody else drives like the others."""
@@ -302,7 +317,7 @@ class LiveTraffic:
     def _drop_oldest(self) -> None:
         """Forget the beginning where there is too much to keep."""
         each = 20 * self.env.scenario.total * (self._steps + 1)
-        most = max(int(_MOST_NUMBERS // max(each, 1)), 4 * WINDOW)
+        most = max(self.most_numbers / max(each, 1), 4 * WINDOW)
         while len(self._decisions) - self._dropped > most and len(self._blocks) > 1:
             block = self._blocks.pop(0)
             for i in range(self._dropped, block.last):
@@ -319,6 +334,7 @@ class LiveTraffic:
         self._over = False
         del self._decisions[place:]
         self._gradients = {i: x for i, x in self._gradients.items() if i + WINDOW <= place}
+        self._pending = None  # whatever comes of it was of another future
         while self._blocks[-1].first >= place:
             self._blocks.pop()
         cut = self._blocks[-1]
@@ -332,27 +348,32 @@ class LiveTraffic:
         window = self._gradients.get(decision - decision % WINDOW) if self.gradients else None
         return None if window is None or decision % WINDOW >= len(window) else window[decision % WINDOW]
 
-    def _differentiate(self, place: float, begun: float, seconds: float) -> None:
-        """The gradient of the window at a place (in decisions), and of the next while there is time."""
-        first = int(place) - int(place) % WINDOW
-        for window in (first, first + WINDOW):
-            complete = window + WINDOW <= len(self._decisions) or (self._over and window < len(self._decisions))
-            if complete and window not in self._gradients:
-                self._window(window)
-                if clock.perf_counter() - begun > seconds:
-                    return
+    def _differentiate_meanwhile(self, decision: int) -> None:
+        """Have the gradient of a decision's window, or else of the next, worked out in another thread.
 
-    def _window(self, first: int) -> None:
-        """Differentiate a window's return, through lane changes and without."""
-        if first in self._gradients or first < self._dropped:
+        It takes as long as many pictures; the simulators in it are its own.
+        """
+        if self._pending is not None and self._pending[1].done():
+            first, future = self._pending
+            self._gradients[first], self._pending = future.result(), None
+        if self._pending is not None:
             return
-        decisions = self._decisions[first : first + WINDOW]
+        for first in (decision - decision % WINDOW, decision - decision % WINDOW + WINDOW):
+            window = self._decisions[first : first + WINDOW]
+            complete = len(window) == WINDOW or (self._over and window)
+            if complete and first not in self._gradients and first >= self._dropped:
+                self._worker = self._worker or ThreadPoolExecutor(1, "gradients")
+                self._pending = first, self._worker.submit(self._window, first, window)
+                return
+
+    def _window(self, first: int, decisions: Sequence[_Decision]) -> list[Gradient]:
+        """Slopes of a window's return, through lane changes and without, for each decision."""
         whole = self._slopes(first, decisions, "straight_through")
         exact = self._slopes(first, decisions, "blocked")
         start = self.start + first * self._seconds
         end = start + len(decisions) * self._seconds
         most = [max(float(np.abs(pair[i]).max(initial=0.0)) for pair in (*whole, *exact)) for i in (0, 1)]
-        self._gradients[first] = [
+        return [
             Gradient(start, end, speed, speed - plain, action, action - other, most[0], most[1])
             for (speed, action), (plain, other) in zip(whole, exact, strict=True)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.agents.suites import Suite, sections
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
-from trafficgrad.live import HUMAN, LiveTraffic
+from trafficgrad.live import HUMAN, MOST_NUMBERS, LiveTraffic
 from trafficgrad.recording import Recording
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.overlays import GradientMarks
@@ -64,6 +65,7 @@ def live(
     device: torch.device | str = "cpu",
     seconds: float | None = None,
     controller: str | None = None,
+    most_numbers: float = math.inf,
 ) -> tuple[str, Path, LiveTraffic]:
     """Held-out traffic that is simulated while it is watched.
 
@@ -72,6 +74,7 @@ def live(
         seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
         controller: who begins to drive: ``policy``, ``human``, a hand-written controller of the scenario by name, or
             another run or checkpoint.
+        most_numbers: see :class:`~trafficgrad.live.LiveTraffic`.
 
     Returns:
         A title, the folder for its pictures, and the traffic.
@@ -102,7 +105,7 @@ def live(
     table = {first: table.pop(first), **table}
     shown = None if policy is None else ("policy", policy)
     title, folder = _caption(scenario.name, run, first)
-    return title, folder, LiveTraffic(env, held_out_traffic(env, [seed]), table, shown)
+    return title, folder, LiveTraffic(env, held_out_traffic(env, [seed]), table, shown, most_numbers=most_numbers)
 
 
 def _named(controller: str, table: Mapping[str, EnvController | None]) -> str | None:
@@ -213,7 +216,7 @@ def watch(
     if is_recording(target):
         title, folder, source = recorded(target)
     else:
-        title, folder, source = live(target, seed, overrides, device, seconds, controller)
+        title, folder, source = live(target, seed, overrides, device, seconds, controller, MOST_NUMBERS)
     render.show(source, title=title, size=size, time_factor=speed, folder=folder, style=style)
 
 
