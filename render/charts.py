@@ -14,7 +14,18 @@ from trafficgrad.render.history import History
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.moment import Frame, FrameSource
 from trafficgrad.render.raster import draw_segments
-from trafficgrad.render.style import CONTROLLED, FAINT, GROUND, MUTED, SMALLEST_TEXT, TEXT, Array, nice_step, write
+from trafficgrad.render.style import (
+    CONTROLLED,
+    FAINT,
+    GROUND,
+    MUTED,
+    SMALLEST_TEXT,
+    TEXT,
+    Array,
+    distance_text,
+    nice_step,
+    write,
+)
 
 SECONDS = 60.0  # s that a chart shows
 _COLUMN = 2  # px between two samples
@@ -117,7 +128,7 @@ class TimeSpace(Chart):
         length, u = self.layout.roads[road].length, self.unit
         for share, anchor in ((0.0, "bottomright"), (1.0, "topright")):
             at = (self.plot.left - 5 * u, self.plot.bottom - share * self.plot.height)
-            write(surface, f"{share * length:.0f} m", at, 14 * u, FAINT, anchor)
+            write(surface, distance_text(round(share * length), length), at, 14 * u, FAINT, anchor)
         several = ""
         if len(self.layout.roads) > 1:
             whose = f"the road of vehicle {frame.vehicle_id[selected]}" if on else "the longest road"

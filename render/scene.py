@@ -31,6 +31,7 @@ from trafficgrad.render.style import (
     TEXT,
     Array,
     Point,
+    distance_text,
     nice_step,
     write,
 )
@@ -317,7 +318,14 @@ class Scene:
             outward = left if float(left @ (np.asarray(view.camera.middle) - middle)) < 0 else -left
             edge = middle + outward * float(self.layout.half_width.max()) * view.across
             pygame.draw.aaline(surface, FAINT, tuple(edge + 2 * outward), tuple(edge + 8 * self.unit * outward))
-            write(surface, f"{mark:g} m", tuple(edge + 24 * self.unit * outward), 16 * self.unit, FAINT, "center")
+            write(
+                surface,
+                distance_text(mark, road.length),
+                tuple(edge + 24 * self.unit * outward),
+                16 * self.unit,
+                FAINT,
+                "center",
+            )
 
 
 def coarse(lane_scale: float) -> float:

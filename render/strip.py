@@ -17,6 +17,7 @@ from trafficgrad.render.style import (
     FAINT,
     LANE_LINE,
     Array,
+    distance_text,
     nice_step,
     write,
 )
@@ -81,7 +82,14 @@ class Strip:
             at_end = x > self.left + self.width - 30 * self.unit
             at_start = x < self.left + 10 * self.unit
             anchor = "topright" if at_end else "topleft" if at_start else "midtop"
-            write(surface, f"{mark:g} m", (x, bottom + 6 * self.unit), 16 * self.unit, FAINT, anchor)
+            write(
+                surface,
+                distance_text(mark, self.road.length),
+                (x, bottom + 6 * self.unit),
+                16 * self.unit,
+                FAINT,
+                anchor,
+            )
 
     def places(self, frame: Frame) -> list[Place]:
         """Every row; on a closed road a body over the end goes on at the start, which is a place of its own."""

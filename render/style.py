@@ -105,6 +105,11 @@ def nice_step(span: float, parts: int) -> float:
     return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * (1.0 - 1e-9))
 
 
+def distance_text(metres: float, span: float) -> str:
+    """A distance on a scale of ``span`` m: in km where that is long."""
+    return f"{metres / 1000.0:g} km" if span >= 20_000.0 else f"{metres:g} m"
+
+
 def _font(pixels: int) -> pygame.font.Font:
     if not pygame.font.get_init():
         pygame.font.init()
