@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trafficgrad import pictures
+from trafficgrad.pictures import Drive
 from trafficgrad.render import Style
 
 HERE = Path(__file__).parent
@@ -12,15 +13,15 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Write all of them; about a minute and a half."""
-    ring = pictures.perform("ring_4lane", seconds=80.0)
+    ring = pictures.perform(Drive("ring_4lane", seconds=80.0))
     print(pictures.film(ring, HERE / "ring_4lane.gif", speed=8.0, size=(720, 406)))
     shown = Style(show=("gradient", "lane changes", "time and space", "numbers"), follow=3)
-    judged = pictures.perform("ring_4lane", seconds=40.0, gradients=True)
+    judged = pictures.perform(Drive("ring_4lane", seconds=40.0), gradients=True)
     print(pictures.film(judged, HERE / "viewer_gradient.png", style=shown, at=18.0))
     shown = Style(show=("trails", "lane changes", "gradient"), follow=1)
-    sweep = pictures.perform("pace_car_10lane", seconds=16.0, gradients=True)
+    sweep = pictures.perform(Drive("pace_car_10lane", seconds=16.0), gradients=True)
     print(pictures.film(sweep, HERE / "viewer_pace_car.png", style=shown, at=12.0))
-    human = pictures.perform("ring_4lane", seconds=80.0, controller="human")
+    human = pictures.perform(Drive("ring_4lane", seconds=80.0, controller="human"))
     print(pictures.film(ring, HERE / "viewer_compare.png", beside=human, at=60.0))
 
 

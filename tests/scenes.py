@@ -14,7 +14,7 @@ import torch
 
 import trafficgrad as tg
 from trafficgrad.live import LiveTraffic
-from trafficgrad.pictures import live
+from trafficgrad.pictures import Drive, live
 from trafficgrad.render import Stage, Style, TrajectoryFrames
 
 FOLDER = Path(__file__).parent / "golden" / "pictures"
@@ -45,7 +45,7 @@ def crossing() -> TrajectoryFrames:
 
 def sweep() -> LiveTraffic:
     """The pace car that ships, with the gradient."""
-    source = live("pace_car_10lane", 0, (), seconds=8.0)[2]
+    source = live(Drive("pace_car_10lane", seconds=8.0))[2]
     source.gradients = True
     source.finish()
     return source

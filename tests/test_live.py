@@ -16,6 +16,7 @@ from trafficgrad import pictures
 from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.live import HUMAN, LiveTraffic
+from trafficgrad.pictures import Drive
 from trafficgrad.render import Drivable, Viewer, Wheel
 from trafficgrad.render.inspector import vehicle_lines
 from trafficgrad.scenario_config import load_traffic
@@ -120,7 +121,7 @@ def test_somebody_takes_the_wheel(ring):
 
 def test_who_commands_lanes_has_no_wheel():
     source = pictures.live(
-        "scenarios/pace_car_3lane.yaml", 0, ("control.command=lanes", *SHORT, "control.speed=[0, 30]")
+        Drive("scenarios/pace_car_3lane.yaml", 0, ("control.command=lanes", *SHORT, "control.speed=[0, 30]"))
     )[2]
     assert "the policy commands lanes" in source.steer(0, Wheel(), source.start)
 
@@ -183,7 +184,7 @@ def test_the_share_of_lane_changes_is_what_blocking_leaves_out(ring):
 
 
 def test_the_policys_mean_and_deviation_are_shown():
-    source = pictures.live("ring_4lane", 0, SHORT)[2]
+    source = pictures.live(Drive("ring_4lane", 0, SHORT))[2]
     insight = source.frame(source.start + 0.2).insight
     assert insight.driver == "policy" and insight.labels == ("acceleration", "lane_request")
     decision = source._decisions[0]
@@ -217,7 +218,7 @@ def test_the_beginning_is_forgotten_where_there_is_too_much(ring, monkeypatch):
 )
 def test_who_drives(target, controller, title, monkeypatch):
     monkeypatch.chdir(pictures.__file__.rpartition("/trafficgrad/")[0])
-    assert pictures.live(target, 0, SHORT, seconds=2.0, controller=controller)[0] == title
+    assert pictures.live(Drive(target, 0, SHORT, seconds=2.0, controller=controller))[0] == title
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_who_drives(target, controller, title, monkeypatch):
 def test_refusals(target, controller, message, monkeypatch):
     monkeypatch.chdir(pictures.__file__.rpartition("/trafficgrad/")[0])
     with pytest.raises(TrafficGradError, match=message):
-        pictures.live(target, 0, () if target == "dejong_1" else SHORT, controller=controller)
+        pictures.live(Drive(target, 0, () if target == "dejong_1" else SHORT, controller=controller))
 
 
 def test_a_viewer_switches_and_steers(ring, monkeypatch):
@@ -271,7 +272,7 @@ def test_no_screen_is_one_sentence(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(TrafficGradError, match=r"no screen .* trafficgrad render ring_4lane --out film.mp4"):
-        pictures.watch("ring_4lane")
+        pictures.watch(Drive("ring_4lane"))
 
 
 def test_replace_keeps_what_a_frame_looks_up(ring):

@@ -62,9 +62,9 @@ def test_what_is_written_is_drawn_as_before(drive, tmp_path):
 def test_a_run_is_recorded_and_watched_without_its_scenario(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = ("simulation.warmup_steps=10", "simulation.horizon_steps=50", "pool_size=1")
-    show = pictures.perform("ring_4lane", 1, settings)
+    show = pictures.perform(pictures.Drive("ring_4lane", 1, settings))
     file = pictures.film(show, tmp_path / "policy.npz")
-    again = pictures.perform(file)
+    again = pictures.perform(pictures.Drive(file))
     assert again.title == show.title and torch.equal(again.trajectory.lane, show.trajectory.lane)
     assert again.controlled.tolist() == show.controlled.tolist() and len(again.reward) == 50
     moment = again.source.end

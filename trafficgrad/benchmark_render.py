@@ -104,6 +104,6 @@ def film_seconds(scenario: str, seconds: float) -> float:
     """S that writing a film in real time takes, with the simulation."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        show = pictures.perform(scenario, seconds=seconds)
+        show = pictures.perform(pictures.Drive(scenario, seconds=seconds))
         pictures.film(show, Path(folder) / "film.mp4", speed=1.0)
         return time.perf_counter() - begun

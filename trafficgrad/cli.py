@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -135,7 +136,7 @@ def evaluate(
     loaded = evaluation.load_run(run, place, settings or ())
     evaluation.evaluate(loaded, seeds, device=place)
     if loaded.scenario.kind == "traffic":
-        typer.echo(pictures.overview(pictures.perform(run, 0, settings or (), place)))
+        typer.echo(pictures.overview(pictures.perform(pictures.Drive(run, 0, settings or (), place))))
     if loaded.folder is not None and (loaded.folder / METRICS).is_file():
         typer.echo(pictures.learning_curve(loaded.folder))
 
@@ -217,7 +218,8 @@ def watch(
     from trafficgrad import pictures
 
     style = _style(colour, show, follow)
-    pictures.watch(target, seed, settings or (), _prepare(device), seconds, controller, speed, size, style)
+    drive = pictures.Drive(target, seed, settings or (), _prepare(device), seconds, controller)
+    pictures.watch(drive, speed, size, style)
 
 
 @app.command()
@@ -248,12 +250,11 @@ def render(
     """Write a film of a trained policy, or of a scenario's human drivers; needs no screen."""
     from trafficgrad import pictures
 
-    style, place = _style(colour, show, follow), _prepare(device)
+    style = _style(colour, show, follow)
     gradients = pictures.GRADIENT in style.show
-    made = pictures.perform(target, seed, settings or (), place, seconds, controller, gradients)
-    beside = None
-    if compare is not None:
-        beside = pictures.perform(target, seed, settings or (), place, seconds, compare, gradients)
+    drive = pictures.Drive(target, seed, settings or (), _prepare(device), seconds, controller)
+    made = pictures.perform(drive, gradients)
+    beside = None if compare is None else pictures.perform(replace(drive, controller=compare), gradients)
     typer.echo(pictures.film(made, output, speed, size, fps, beside, style, at))
 
 

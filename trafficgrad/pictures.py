@@ -58,22 +58,23 @@ def is_run(target: str | Path) -> bool:
     return importlib.resources.files("trafficgrad.scenarios").joinpath(f"{target}.pt").is_file()
 
 
-def live(
-    target: str | Path,
-    seed: int = 0,
-    overrides: Sequence[str] = (),
-    device: torch.device | str = "cpu",
-    seconds: float | None = None,
-    controller: str | None = None,
-    most_numbers: float = math.inf,
-) -> tuple[str, Path, LiveTraffic]:
+@dataclass(frozen=True)
+class Drive:
+    """One held-out episode that somebody wants to see."""
+
+    target: str | Path  # a run or a checkpoint: its deterministic policy drives; or a scenario: human drivers
+    seed: int = 0  # of the held-out traffic
+    overrides: Sequence[str] = ()  # dotted settings of the scenario
+    device: torch.device | str = "cpu"
+    seconds: float | None = None  # the first part only
+    # Who begins to drive: "policy", "human", a hand-written controller of the scenario, another run or checkpoint.
+    controller: str | None = None
+
+
+def live(drive: Drive, most_numbers: float = math.inf) -> tuple[str, Path, LiveTraffic]:
     """Held-out traffic that is simulated while it is watched.
 
     Parameters:
-        target: a run or a checkpoint: its deterministic policy drives; or a scenario: human drivers.
-        seed: of the held-out traffic. overrides: dotted settings of the scenario. seconds: the first part only.
-        controller: who begins to drive: ``policy``, ``human``, a hand-written controller of the scenario by name, or
-            another run or checkpoint.
         most_numbers: see :class:`~trafficgrad.live.LiveTraffic`.
 
     Returns:
@@ -83,9 +84,10 @@ def live(
         TrafficGradError: neither a run nor a scenario of traffic, no such controller, a policy for other observations,
             a device that is not there, a length that is not positive.
     """
+    target, overrides, device, controller = drive.target, drive.overrides, drive.device, drive.controller
     run = load_run(target, device, overrides) if is_run(target) else None
     scenario = load_traffic(target, overrides) if run is None else require_traffic(run.scenario)
-    env = held_out_env(scenario if seconds is None else _shortened(scenario, seconds), device=device)
+    env = held_out_env(scenario if drive.seconds is None else _shortened(scenario, drive.seconds), device=device)
     scripted = {HUMAN if who is None else name: who for name, who in baselines(env).items()}
     table: dict[str, EnvController | None] = {HUMAN: None, **scripted} if len(env.slots) or not scripted else scripted
     policy = None if run is None else run.policy
@@ -105,7 +107,7 @@ def live(
     table = {first: table.pop(first), **table}
     shown = None if policy is None else ("policy", policy)
     title, folder = _caption(scenario.name, run, first)
-    return title, folder, LiveTraffic(env, held_out_traffic(env, [seed]), table, shown, most_numbers=most_numbers)
+    return title, folder, LiveTraffic(env, held_out_traffic(env, [drive.seed]), table, shown, most_numbers=most_numbers)
 
 
 def _named(controller: str, table: Mapping[str, EnvController | None]) -> str | None:
@@ -140,26 +142,18 @@ def recorded(target: str | Path) -> tuple[str, Path, render.TrajectoryFrames]:
     return recording.title or Path(target).stem, Path(target).parent, render.TrajectoryFrames.of_recording(recording)
 
 
-def perform(
-    target: str | Path,
-    seed: int = 0,
-    overrides: Sequence[str] = (),
-    device: torch.device | str = "cpu",
-    seconds: float | None = None,
-    controller: str | None = None,
-    gradients: bool = False,
-) -> Show:
+def perform(drive: Drive, gradients: bool = False) -> Show:
     """Drive one held-out episode to its end; see :func:`live`. A recording (``.npz``) is shown as it is.
 
     Parameters:
         gradients: windows get their gradient.
     """
-    if is_recording(target):
-        recording = Recording.load(target)
-        title, folder, frames = recorded(target)
+    if is_recording(drive.target):
+        recording = Recording.load(drive.target)
+        title, folder, frames = recorded(drive.target)
         reward = torch.as_tensor(recording.captions.get("reward", ()))
         return Show(title, folder, recording.trajectory, reward, frames, recording.controlled)
-    title, folder, source = live(target, seed, overrides, device, seconds, controller)
+    title, folder, source = live(drive)
     source.gradients = gradients
     source.finish()
     steps = source.env.scenario.simulation.decision_steps
@@ -192,17 +186,13 @@ def _caption(scenario: str, run: LoadedRun | None, driver: str) -> tuple[str, Pa
 
 
 def watch(
-    target: str | Path,
-    seed: int = 0,
-    overrides: Sequence[str] = (),
-    device: torch.device | str = "cpu",
-    seconds: float | None = None,
-    controller: str | None = None,
-    speed: float = 1.0,
-    size: tuple[int, int] | None = None,
-    style: render.Style | None = None,
+    drive: Drive, speed: float = 1.0, size: tuple[int, int] | None = None, style: render.Style | None = None
 ) -> None:
     """Open a window on traffic that is simulated meanwhile; see :func:`live`.
+
+    Parameters:
+        speed: simulated seconds per second at the start. size: px; None: two thirds of the screen.
+        style: what to show at first.
 
     Raises:
         TrafficGradError: there is no screen.
@@ -210,13 +200,13 @@ def watch(
     if not render.can_open_window():
         raise TrafficGradError(
             "there is no screen to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set): "
-            f"write a film instead, trafficgrad render {target} --out film.mp4"
+            f"write a film instead, trafficgrad render {drive.target} --out film.mp4"
         )
     source: render.FrameSource
-    if is_recording(target):
-        title, folder, source = recorded(target)
+    if is_recording(drive.target):
+        title, folder, source = recorded(drive.target)
     else:
-        title, folder, source = live(target, seed, overrides, device, seconds, controller, MOST_NUMBERS)
+        title, folder, source = live(drive, MOST_NUMBERS)
     render.show(source, title=title, size=size, time_factor=speed, folder=folder, style=style)
 
 

@@ -211,7 +211,7 @@ def _film(
     seconds = min(episode.seconds, FILM_SECONDS * speed)
     try:
         with _telling(f"{target}: driving what is filmed"):
-            show = pictures.perform(target, 0, overrides, device, seconds)
+            show = pictures.perform(pictures.Drive(target, 0, overrides, device, seconds))
         mp4 = pictures.film(show, folder / "film.mp4", speed, FILM_SIZE)
     except TrafficGradError as error:
         return [web_page.paragraph(f"There is no film: {error}.")]
