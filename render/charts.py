@@ -73,7 +73,12 @@ class Chart(ABC):
             anchor = "topright" if x > self.plot.right - 20 * self.unit else "midtop"
             write(surface, f"{mark:g} s", (x, self.plot.bottom + 4), 14 * self.unit, FAINT, anchor)
         now = round(float(self.across(frame.time, begin)))
-        pygame.draw.line(surface, MUTED, (now, self.plot.top), (now, self.plot.bottom - 1))
+        for top, bottom in self.bands(frame):
+            pygame.draw.line(surface, MUTED, (now, round(top)), (now, round(bottom)))
+
+    def bands(self, frame: Frame) -> list[tuple[float, float]]:
+        """Top and bottom, px, of where the line at the frame's time is drawn."""
+        return [(self.plot.top, self.plot.bottom - 1)]
 
     def forget(self, time: float) -> None:
         """What came after ``time`` (s) will be another."""
@@ -166,19 +171,29 @@ class Numbers(Chart):
         ("reward", ""),
     )
 
+    def bands(self, frame: Frame) -> list[tuple[float, float]]:
+        """See the base class: one a number, below its name."""
+        rows, u = self._rows(frame), self.unit
+        height = self.plot.height / len(rows)
+        return [
+            (self.plot.top + i * height + 17 * u, self.plot.top + (i + 1) * height - 4 * u) for i in range(len(rows))
+        ]
+
+    def _rows(self, frame: Frame) -> tuple[tuple[str, str], ...]:
+        return self._ROWS if isinstance(frame.caption.get("reward"), float) else self._ROWS[:2]
+
     def fill(
         self, surface: pygame.Surface, frame: Frame, begin: float, colouring: Colouring, selected: int | None
     ) -> None:
         """See the class."""
         frames = [*self.history.until(frame.time, frame.time - begin, self.budget), frame]
-        reward = frame.caption.get("reward")
-        rows = self._ROWS if isinstance(reward, float) else self._ROWS[:2]
-        height, u = self.plot.height / len(rows), self.unit
+        rows, u = self._rows(frame), self.unit
+        bands = self.bands(frame)
         times = self.across(np.array([one.time for one in frames]), begin)
         for i, (name, unit) in enumerate(rows):
             values = np.array([_number(one, name) for one in frames])
             known = np.isfinite(values)
-            top, bottom = self.plot.top + i * height + 17 * u, self.plot.top + (i + 1) * height - 4 * u
+            top, bottom = bands[i]
             if i:
                 pygame.draw.line(surface, FAINT, (self.plot.left, top - 17 * u), (self.plot.right - 1, top - 17 * u))
             write(surface, name, (self.plot.left + 6 * u, top - 15 * u), 14 * u, MUTED)
