@@ -93,7 +93,7 @@ def _draw_stored(
     """Bodies from the store: each kind is drawn once and kept, rounded to parts of a pixel and bits of a colour."""
     if not len(centres):
         return
-    parts, bits, tip = (4, 5, 0.5) if len(centres) <= _CROWD else (2, 4, 1.0)
+    parts, bits, tip = (3, 5, 0.7) if len(centres) <= _CROWD else (2, 4, 1.0)
     size = np.maximum(np.round(sizes / _SIZE_STEP), 1).astype(np.int64)
     turns = np.maximum(np.ceil(np.pi * size[:, 0] * _SIZE_STEP / tip), 8).astype(np.int64)
     turn = np.round(angles / (2 * np.pi) * turns).astype(np.int64) % turns

@@ -48,12 +48,12 @@ class Insight:
     """What is known of one decision beyond the traffic itself."""
 
     driver: str = ""  # who drives the controlled vehicles, such as "policy"
-    by_hand: tuple[int, ...] = ()  # places of those that somebody at the keyboard drives instead
     terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, and measures
     labels: tuple[str, ...] = ()  # of the A actions
     mean: Array | None = None  # [C, A], of the policy, in units of the action
     deviation: Array | None = None  # [C, A]
     gradient: Gradient | None = None
+    by_hand: tuple[int, ...] = ()  # places of those that somebody at the keyboard drives instead
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ class LiveTraffic:
     def _insight(self, state: TrafficEnvState) -> Insight:
         driver, by_hand = self.driver, tuple(sorted(self._wheels))
         if self.policy is None or self.policy[0] != self.driver or not self.env.action_labels:
-            return Insight(driver, by_hand)
+            return Insight(driver, by_hand=by_hand)
         mean, deviation = self.policy[1].distribution(state.observation)
         count = max(len(self.env.slots), 1)
         labels = self.env.action_labels
@@ -261,7 +261,7 @@ class LiveTraffic:
         own, spread = (
             x[0].reshape(-1)[: count * len(each)].reshape(count, -1).cpu().numpy() for x in (mean, deviation)
         )
-        return Insight(driver, by_hand, labels=each, mean=own, deviation=spread)
+        return Insight(driver, labels=each, mean=own, deviation=spread, by_hand=by_hand)
 
     def _by_hand(self, state: TrafficEnvState, action: Tensor | None) -> Tensor:
         """The action with what is steered by hand in it; without one everybody else drives like the others."""
