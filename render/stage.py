@@ -110,10 +110,9 @@ class Stage:
         self.scene = Scene(self.source.network, self.size, max_speed=self.source.max_speed, title=self.title, foot=foot)
         u = self.scene.unit
         each, top = (self.size[0] - 32 * u) / max(len(chosen), 1), round(self.size[1] - foot * u)
+        height = round((dock - 6) * u)
         self.charts = tuple(
-            kind(
-                self.source, pygame.Rect(round(28 * u + i * each), top, round(each - 24 * u), round((dock - 6) * u)), u
-            )
+            kind(self.source, pygame.Rect(round(28 * u + i * each), top, round(each - 24 * u), height), u, self._budget)
             for i, kind in enumerate(chosen if dock else [])
         )
         self._look(self._camera)

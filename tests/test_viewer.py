@@ -455,6 +455,7 @@ def test_charts_come_and_go_with_their_keys(viewer):
     assert not stage.charts[0].area.colliderect(stage.charts[1].area)
     assert stage.scene.strip.top + stage.scene.strip.height <= stage.charts[0].area.top
     assert stage.charts[0].area.bottom <= viewer.bar.top
+    assert all(chart.budget < 0.1 for chart in stage.charts)  # a window waits for nothing
     viewer.press(pygame.K_5)
     viewer.press(pygame.K_6)
     assert stage.charts == ()
