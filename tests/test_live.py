@@ -17,7 +17,7 @@ from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffi
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.live import HUMAN, LiveTraffic
 from trafficgrad.pictures import Drive
-from trafficgrad.render import Drivable, Viewer, Wheel
+from trafficgrad.render import Drivable, Style, Viewer, Wheel
 from trafficgrad.render.inspector import vehicle_lines
 from trafficgrad.scenario_config import load_traffic
 
@@ -265,6 +265,19 @@ def test_a_viewer_switches_and_steers(ring, monkeypatch):
         viewer.player.go_to(source.start + 1.0)
         viewer.draw(pygame.Surface((800, 500)))
     assert viewer.stage.frame.insight.gradient is not None
+
+
+def test_an_empty_road_is_watched_too():
+    """Nobody is there at first; keys that ask for a vehicle say so."""
+    source = pictures.live(Drive("merge", overrides=("simulation.warmup_steps=0", "pool_size=1"), seconds=3.0))[2]
+    assert not source.frame(source.start).active.any() and source.max_speed > 0
+    style = Style(show=("leaders", "trails", "gradient", "time and space", "numbers"))
+    viewer = Viewer(source, (800, 500), style=style)
+    viewer.draw()
+    for key in (pygame.K_TAB, pygame.K_f, pygame.K_w, pygame.K_c):
+        viewer.press(key)
+    assert viewer.stage.selected is None and viewer.wheel is None and viewer._notice == "nobody here is controlled"
+    viewer.draw()
 
 
 def test_no_screen_is_one_sentence(monkeypatch):

@@ -556,8 +556,17 @@ def test_a_real_window(tmp_path):
             xdo, env=environment, capture_output=True, text=True, timeout=60, check=True
         ).stdout.split()[0]
         time.sleep(0.5)
-        for action in (["mousemove", "300", "250"], ["click", "4"], ["click", "4"], ["key", "space"], ["key", "Tab"],
-                       ["key", "f"], ["key", "s"], ["key", "q"]):  # fmt: skip
+        # The bar of time is at the bottom: a click in its middle leads to the middle of 300 s.
+        at = ["mousemove", "--window", found]
+        actions = [
+            ["key", "space"],
+            [*at, "400", "576"],
+            ["click", "1"],
+            [*at, "300", "250"],
+            ["click", "4"],
+            ["click", "4"],
+        ]
+        for action in (*actions, *(["key", name] for name in ("Tab", "f", "s", "q"))):
             subprocess.run(["xdotool", *action], env=environment, check=True, timeout=20)
             time.sleep(0.3)
         out, err = window.communicate(timeout=30)
@@ -566,6 +575,7 @@ def test_a_real_window(tmp_path):
         server.wait()
     assert found and out == "closed\n" and err == ""
     (file,) = tmp_path.glob("*.png")
+    assert float(file.stem.rpartition("_")[2].removesuffix("s")) == pytest.approx(150.0, abs=2.0)
     picture = pygame.surfarray.array3d(pygame.image.load(file)).astype(int)
     # The chosen vehicle is followed: its ring is in the middle of the road's part of the picture.
     yellow = np.argwhere(np.abs(picture - ACCENT).max(-1) < 25)
