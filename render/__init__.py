@@ -28,12 +28,12 @@ from trafficgrad.render.gradient_plots import gradient_check_figure
 from trafficgrad.render.heat_map import gradient_heat_map
 from trafficgrad.render.map import draw_network
 from trafficgrad.render.moment import Frame, FrameSource, caption_text
-from trafficgrad.render.plots import learning_curve, time_space_diagram
+from trafficgrad.render.plots import time_space_diagram
 from trafficgrad.render.record import NotebookFilm, frame_times, notebook_film, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
 from trafficgrad.render.stage import Stage, Style
 from trafficgrad.render.traffic_plots import before_after, deviation_over_time, speed_distribution
-from trafficgrad.render.training_plots import training_traces
+from trafficgrad.render.training_plots import learning_curve, training_traces
 from trafficgrad.render.viewer import Drivable, Viewer, Wheel
 from trafficgrad.render.window import PictureWindow, can_open_window, show
 

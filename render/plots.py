@@ -1,29 +1,27 @@
-"""Figures for paper and run folder, drawn with matplotlib, which is imported only when a figure is made."""
+"""Figures of recorded traffic for paper and run folder; matplotlib is imported only when one is made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending
 from trafficgrad.network import RoadNetwork
 from trafficgrad.render.figures import (
     CONTROLLED,
     FORMATS,
     head,
-    legend_beside,
     new_figure,
     save_figure,
     speed_map,
 )
 from trafficgrad.render.frames import Tracks, TrajectoryFrames
 from trafficgrad.render.style import Array
-from trafficgrad.render.training_plots import draw_column, name_progress, progress_of, read_runs
 from trafficgrad.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 _MOST_POINTS = 900  # of a vehicle's line; more are below a pixel
-# Of a training's log: what a reader asks for first, in this order, as far as it is there.
-_CURVES = ("score", "reward", "episode_return", "alpha")
 
 
 def time_space_diagram(
@@ -202,52 +198,3 @@ def _segments(tracks: Tracks, mask: Array) -> tuple[Array, Array]:
     out = np.stack([times, np.stack([start, start + advance], -1)], -1)
     back = np.stack([times, np.stack([end - advance, end], -1)], -1)[wrapped]
     return np.concatenate([out, back]), wrapped
-
-
-def learning_curve(
-    metrics: str | Path | Mapping[str, str | Path],
-    path: str | Path,
-    *,
-    columns: Sequence[str] | None = None,
-    progress: str | None = None,
-    title: str = "",
-) -> Path:
-    """Draw columns of a training's ``metrics.csv`` against its progress, one panel each; several runs share the panels.
-
-    Args:
-        metrics: the file, or label -> file for several runs.
-        path: ``.png``, ``.pdf`` or ``.svg``; written completely or not at all.
-        columns: what to draw; default: those of score, reward, episode_return, alpha that there are, three at most.
-        progress: column to the right; default: decisions, else iteration, else seconds, else the number of the row.
-
-    Returns:
-        The path written.
-
-    Raises:
-        TrafficGradError: another ending, no such file or column, or a file without a number to draw.
-    """
-    path = Path(path)
-    check_ending(path, FORMATS)
-    runs = read_runs(metrics)
-    known = list(dict.fromkeys(name for run in runs.values() for name in run))
-    for name in (*(columns or ()), *([progress] if progress else ())):
-        if name not in known:
-            raise TrafficGradError(
-                f"the metrics have no column {name!r}{nearest_name(name, known)}; they have {', '.join(known)}"
-            )
-    shown = list(columns) if columns else [name for name in _CURVES if name in known][:3]
-    if not shown:
-        raise TrafficGradError(
-            f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
-        )
-    along = progress or progress_of(known)
-    figure = new_figure(7.5 if len(runs) < 2 else 9.0, 0.9 + 2.3 * len(shown))
-    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, name in zip(panels, shown, strict=True):
-        draw_column(axes, runs, name, along)
-        axes.set_ylabel(name.replace("_", " "))
-    name_progress(panels[-1], along)
-    head(panels[0], title)
-    if len(runs) > 1:
-        legend_beside(panels[0])
-    return save_figure(figure, path)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trafficgrad.errors import TrafficGradError
+from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import check_ending
-from trafficgrad.render.figures import FORMATS, GRID, INK, SERIES, legend_beside, new_figure, plain, save_figure
+from trafficgrad.render.figures import FORMATS, GRID, INK, SERIES, head, legend_beside, new_figure, plain, save_figure
 from trafficgrad.render.style import Array
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Runs: TypeAlias = Mapping[str, Mapping[str, Array]]  # label -> column -> [rows]
 
+# What a reader asks for first, in this order, as far as it is there.
+_CURVES = ("score", "reward", "episode_return", "alpha")
 _ONE_RUN = "#2f6db3"
 _PROGRESS = ("decisions", "iteration", "seconds")
 _DECADES = 100.0  # largest / smallest value, from which on the axis is logarithmic
@@ -36,6 +38,55 @@ _TRACES = (
     ("sigma_ratio", "variance: ratio of σ to old σ", "decades"),
     ("gradient_variance", "variance of the gradient", "decades"),
 )
+
+
+def learning_curve(
+    metrics: str | Path | Mapping[str, str | Path],
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    progress: str | None = None,
+    title: str = "",
+) -> Path:
+    """Draw columns of a training's ``metrics.csv`` against its progress, one panel each; several runs share the panels.
+
+    Args:
+        metrics: the file, or label -> file for several runs.
+        path: ``.png``, ``.pdf`` or ``.svg``; written completely or not at all.
+        columns: what to draw; default: those of score, reward, episode_return, alpha that there are, three at most.
+        progress: column to the right; default: decisions, else iteration, else seconds, else the number of the row.
+
+    Returns:
+        The path written.
+
+    Raises:
+        TrafficGradError: another ending, no such file or column, or a file without a number to draw.
+    """
+    path = Path(path)
+    check_ending(path, FORMATS)
+    runs = _read_runs(metrics)
+    known = list(dict.fromkeys(name for run in runs.values() for name in run))
+    for name in (*(columns or ()), *([progress] if progress else ())):
+        if name not in known:
+            raise TrafficGradError(
+                f"the metrics have no column {name!r}{nearest_name(name, known)}; they have {', '.join(known)}"
+            )
+    shown = list(columns) if columns else [name for name in _CURVES if name in known][:3]
+    if not shown:
+        raise TrafficGradError(
+            f"none of the columns {', '.join(_CURVES)} is in the metrics; name some of {', '.join(known)}"
+        )
+    along = progress or _progress_of(known)
+    figure = new_figure(7.5 if len(runs) < 2 else 9.0, 0.9 + 2.3 * len(shown))
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, shown, strict=True):
+        _draw_column(axes, runs, name, along)
+        axes.set_ylabel(name.replace("_", " "))
+    _name_progress(panels[-1], along)
+    head(panels[0], title)
+    if len(runs) > 1:
+        legend_beside(panels[0])
+    return save_figure(figure, path)
 
 
 def training_traces(
@@ -66,7 +117,7 @@ def training_traces(
     """
     path = Path(path)
     check_ending(path, FORMATS)
-    runs = read_runs(metrics)
+    runs = _read_runs(metrics)
     for run in runs.values():
         if "alpha" in run:
             run["alpha"] = np.where(run["alpha"] > 0.0, run["alpha"], np.nan)
@@ -79,14 +130,14 @@ def training_traces(
             f"nothing is logged of steps along the simulator's gradient ({', '.join(name for name, *_ in _TRACES)}): "
             "agents that do not use it have no such traces"
         )
-    along = progress or progress_of(known)
+    along = progress or _progress_of(known)
     width = min(len(traces), 2)
     height = -(-len(traces) // width)
     figure = new_figure(4.9 * width + (1.4 if len(runs) > 1 else 0.3), 0.7 + 2.0 * height)
     grid = figure.subplots(height, width, sharex=True, squeeze=False)
     panels = list(grid.flat)
     for axes, (name, label, kind) in zip(panels, traces, strict=False):
-        draw_column(axes, runs, name, along)
+        _draw_column(axes, runs, name, along)
         axes.set_title(label, loc="left", fontsize=10, color=INK)
         if kind == "decades" and _spans_decades(np.concatenate([run[name] for run in runs.values() if name in run])):
             axes.set_yscale("log", nonpositive="mask")
@@ -100,7 +151,7 @@ def training_traces(
         axes.remove()
     for axes in panels[max(0, len(traces) - width) : len(traces)]:
         axes.tick_params(labelbottom=True)
-        name_progress(axes, along)
+        _name_progress(axes, along)
     if title:
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     if len(runs) > 1:
@@ -115,13 +166,13 @@ def _spans_decades(values: Array) -> bool:
     return bool(len(positive) and not (values < 0.0).any() and positive.max() >= _DECADES * positive.min())
 
 
-def progress_of(known: Iterable[str]) -> str | None:
+def _progress_of(known: Iterable[str]) -> str | None:
     """The column that a training goes along, of those that are ``known``; None: only rows can be counted."""
     there = set(known)
     return next((name for name in _PROGRESS if name in there), None)
 
 
-def name_progress(axes: Axes, along: str | None) -> None:
+def _name_progress(axes: Axes, along: str | None) -> None:
     """Label and numbers of the axis to the right."""
     from matplotlib.ticker import EngFormatter
 
@@ -129,7 +180,7 @@ def name_progress(axes: Axes, along: str | None) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
 
 
-def draw_column(axes: Axes, runs: Runs, name: str, along: str | None) -> None:
+def _draw_column(axes: Axes, runs: Runs, name: str, along: str | None) -> None:
     """One column of all runs that have it."""
     for i, (label, run) in enumerate(runs.items()):
         if name in run:
@@ -155,7 +206,7 @@ def _draw_curve(axes: Axes, right: Array, values: Array, label: str, colour: str
     axes.plot(right, (total[last] - total[first]) / (last - first), color=colour, linewidth=1.8, label=label)
 
 
-def read_runs(metrics: str | Path | Mapping[str, str | Path]) -> dict[str, dict[str, Array]]:
+def _read_runs(metrics: str | Path | Mapping[str, str | Path]) -> dict[str, dict[str, Array]]:
     """Label -> column -> numbers of one file (label "") or of several.
 
     Raises:

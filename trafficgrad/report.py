@@ -215,7 +215,6 @@ def _film(
         mp4 = pictures.film(show, folder / "film.mp4", speed, FILM_SIZE)
     except TrafficGradError as error:
         return [web_page.paragraph(f"There is no film: {error}.")]
-    assert mp4 is not None, "a file was asked for"
     part = f"all {seconds:.3g} s" if seconds > episode.seconds - 1e-6 else f"the first {seconds:.3g} s"
     caption = f"The policy on held-out traffic 0: {part} of the episode, {speed:.2g} times as fast as in reality."
     return [web_page.film(mp4.read_bytes(), f"Film: {caption}", caption)]
