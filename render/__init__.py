@@ -20,6 +20,7 @@ try:
 except ImportError as error:
     raise TrafficGradError(f"drawing needs pygame, which cannot be imported ({error}): pip install pygame") from error
 
+from trafficgrad.render.calibration_plots import MOST_RECORDS, FollowedRecord, calibration_figure
 from trafficgrad.render.camera import Camera
 from trafficgrad.render.compare_plots import comparison_figure
 from trafficgrad.render.frames import Traffic, TrajectoryFrames
@@ -38,9 +39,11 @@ from trafficgrad.render.viewer import Drivable, Viewer, Wheel
 from trafficgrad.render.window import PictureWindow, can_open_window, show
 
 __all__ = [
+    "MOST_RECORDS",
     "Camera",
     "Cells",
     "Drivable",
+    "FollowedRecord",
     "Frame",
     "FrameSource",
     "NotebookFilm",
@@ -53,6 +56,7 @@ __all__ = [
     "Viewer",
     "Wheel",
     "before_after",
+    "calibration_figure",
     "can_open_window",
     "caption_text",
     "comparison_figure",

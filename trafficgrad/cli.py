@@ -381,6 +381,81 @@ def gradcheck(
 
 
 @app.command()
+def calibrate(
+    file: Annotated[str, typer.Argument(metavar="DATA", help="Trajectories: CSV, a row per vehicle and time.")],
+    model: Annotated[str, typer.Option(help="Car-following model: idm.")] = "idm",
+    lane_change: Annotated[str | None, typer.Option(help="Also fit lane changes: mobil.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MEANING=NAME", help="Column of the file, such as position=Local_Y; repeatable."),
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(metavar="MEANING=UNIT", help="Unit, such as speed=km/h; repeatable.")
+    ] = None,
+    dt: Annotated[float | None, typer.Option(help="Time step, s; default: the median distance of samples.")] = None,
+    hole: Annotated[float, typer.Option(help="Longest time without samples that is filled, s.")] = 1.0,
+    shortest: Annotated[float, typer.Option(help="Shortest record that is used, s.")] = 5.0,
+    length: Annotated[float, typer.Option(help="Vehicles' length where it is not in the file, m.")] = 5.0,
+    ring: Annotated[float | None, typer.Option(metavar="M", help="Circumference of a closed road, m.")] = None,
+    lanes_from: Annotated[str, typer.Option(help="Where lane numbers begin: right or left.")] = "right",
+    free: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Parameters to fit; default: all five of IDM.")
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A parameter that is not fitted, or with --free its first start; repeatable."
+        ),
+    ] = None,
+    bounds: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=LOW:HIGH", help="Where to look for a parameter; repeatable.")
+    ] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="One set of parameters for all drivers.")] = False,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of the search; the best counts.")] = 8,
+    measure: Annotated[str, typer.Option(help="Error that is made small: gap, speed or both.")] = "gap",
+    loss: Annotated[str, typer.Option(help="linear (least squares), soft_l1, huber or cauchy.")] = "soft_l1",
+    holdout: Annotated[float, typer.Option(help="Share of each record, its end, kept for the check.")] = 0.3,
+    output: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Drivers for scenarios (YAML).")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture (.png, .pdf, .svg).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starts.")] = 0,
+) -> None:
+    """Fit drivers to recorded trajectories, say how well, and write them for scenarios (key `drivers`)."""
+    from trafficgrad.calibration import FitSettings, Reading, command
+    from trafficgrad.files import check_ending
+    from trafficgrad.render.figures import FORMATS
+
+    _prepare("cpu")
+    if plot is not None:
+        check_ending(plot, FORMATS)
+    reading = Reading(
+        columns=command.parse_pairs(column or (), "column"),
+        units=command.parse_pairs(unit or (), "unit"),
+        dt=dt,
+        longest_hole=hole,
+        length=length,
+        circumference=ring,
+        lanes_from=lanes_from,
+    )
+    fixed = command.parse_numbers(fix or (), "fix")
+    settings = FitSettings(
+        free=command.free_parameters(free, fixed),
+        bounds=command.parse_bounds(bounds or ()),
+        shared=shared,
+        starts=starts,
+        measure=measure,  # type: ignore[arg-type]
+        loss=loss,  # type: ignore[arg-type]
+        holdout=holdout,
+        shortest=shortest,
+        seed=seed,
+    )
+    found = command.run(file, model, lane_change, reading, settings, fixed, output)
+    if plot is not None:
+        from trafficgrad import pictures
+
+        typer.echo(pictures.calibration(found, plot))
+
+
+@app.command()
 def validate(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, a minute or two.")] = False,
     only: Annotated[

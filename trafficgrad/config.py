@@ -87,6 +87,18 @@ class Document:
             if path[:-1] == section and place.startswith(_OVERRIDE)
         }
 
+    def put(self, path: tuple[str, ...], value: Any, origin: str) -> Document:
+        """The document with ``value`` at ``path``, which comes from ``origin``; not where an override set it."""
+        if any(self.origins.get(path[:end], "").startswith(_OVERRIDE) for end in range(1, len(path) + 1)):
+            return self
+        data = place = dict(self.data)
+        for key in path[:-1]:
+            below = place.get(key)
+            place[key] = place = dict(below) if isinstance(below, dict) else {}
+        place[path[-1]] = value
+        origins = {known: at for known, at in self.origins.items() if known[: len(path)] != path}
+        return Document(data, self.source, origins | {path: origin})
+
     def validate(self, model: type[M], section: KeyPath = ()) -> M:
         """Build ``model`` from the part of the document at ``section`` (a missing section reads as an empty one).
 

@@ -58,7 +58,9 @@ def decide_lanes(
     everybody = gradient.choices == "all"
     both = torch.tensor([RIGHT, LEFT], device=state.lane.device).expand(state.worlds, 2)
     # With gradients both sides matter, of all vehicles or of the controlled ones.
-    relevant = _evaluate(sim, state, view, following, both, None if everybody else sim.fleet.slots) if soft else None
+    relevant = (
+        evaluate_sides(sim, state, view, following, both, None if everybody else sim.fleet.slots) if soft else None
+    )
 
     ready = state.active & (state.cooldown <= 0.0) & (state.lane >= 0)
     direction, incentive = stay.direction, torch.zeros_like(state.position)
@@ -69,7 +71,7 @@ def decide_lanes(
         sides = driver_model.sides_at(state.time, sim.dt)
         with torch.set_grad_enabled(soft and everybody and torch.is_grad_enabled()):
             known = relevant is not None and everybody
-            evaluation = relevant if known and relevant else _evaluate(sim, state, view, following, sides)
+            evaluation = relevant if known and relevant else evaluate_sides(sim, state, view, following, sides)
             free = ready & ~sim.fleet.mask(state.vehicles)
             considered = (evaluation.sides[:, :, None] == sides[:, None, :]).any(-1)
             feasible = driver_model.feasible(evaluation) & free[..., None]
@@ -88,7 +90,7 @@ def decide_lanes(
         slots = sim.fleet.slots[rows]
         request = action.lane[:, rows]
         if relevant is None:
-            evaluation = _evaluate(sim, state, view, following, both, slots)
+            evaluation = evaluate_sides(sim, state, view, following, both, slots)
         else:
             evaluation = _select(relevant, slots if everybody else torch.tensor(rows, device=slots.device))
         feasible = sim.lane_choice.feasible(evaluation) & ready[:, slots, None]
@@ -149,7 +151,7 @@ def _certain_to_stay(like: Tensor) -> Tensor:
     return torch.zeros_like(like).index_fill(2, torch.tensor([OWN], device=like.device), 1.0)
 
 
-def _evaluate(
+def evaluate_sides(
     sim: Simulator, state: TrafficState, view: View, following: Tensor, sides: Tensor, slots: Tensor | None = None
 ) -> LaneEvaluation:
     """Lane evaluation of all vehicles or of ``slots``."""

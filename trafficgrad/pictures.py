@@ -25,6 +25,7 @@ from trafficgrad.agents.episodes import (
 )
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.agents.suites import Suite, sections
+from trafficgrad.calibration.command import Found
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.live import HUMAN, MOST_NUMBERS, LiveTraffic
@@ -288,6 +289,42 @@ def overview(show: Show) -> Path:
 def learning_curve(run: Path) -> Path:
     """Draw the ``metrics.csv`` of a run folder as ``learning_curve.png`` beside it."""
     return render.learning_curve(run / "metrics.csv", run / "learning_curve.png", title=run.name)
+
+
+def calibration(found: Found, path: Path) -> Path:
+    """Draw what was recorded of some drivers, and what the fitted ones do behind the same leaders."""
+    drivers, records = found.drivers, found.drivers.records
+    first, held = records.split(drivers.settings.holdout, drivers.settings.shortest)
+    longest = records.samples.argsort(descending=True, stable=True)[: render.MOST_RECORDS].sort().values
+    shown = []
+    for row in longest.tolist():
+        count, kept = int(records.samples[row]), int(first.samples[row])
+        parts = [(first, row, slice(0, kept))]
+        if held is not None and kept < count:
+            begins = (held.driver == records.driver[row]) & (held.start > records.start[row])
+            begins &= held.start < records.start[row] + count * records.dt
+            parts.append((held, int(begins.nonzero()[0, 0]), slice(kept - 1, count)))
+        position, speed = records.position[:count, row].clone(), records.speed[:count, row].clone()
+        for part, own, place in parts:
+            driven = drivers.predict(part)
+            size = int(part.samples[own])
+            position[place], speed[place] = driven.position[:size, own], driven.speed[:size, own]
+        rear = records.leader_rear[:count, row]
+        g = 0 if drivers.settings.shared else int(records.driver[row])
+        shown.append(
+            render.FollowedRecord(
+                name=records.ids[int(records.driver[row])],
+                time=(records.start[row] + records.dt * torch.arange(count)).numpy(),
+                gap=(rear - records.position[:count, row]).numpy(),
+                speed=records.speed[:count, row].numpy(),
+                leader_speed=records.leader_speed[:count, row].numpy(),
+                fitted_gap=(rear - position).numpy(),
+                fitted_speed=speed.numpy(),
+                held_out_from=None if kept == count else float(records.start[row] + records.dt * (kept - 1)),
+                caption=f"gap error {drivers.fit.gap[g]:.2f} m, held out {drivers.held_out.gap[g]:.2f} m",
+            )
+        )
+    return render.calibration_figure(path, shown, title="recorded and fitted")
 
 
 def comparison(folder: Path, suite: Suite | None = None) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter
 
 from trafficgrad.config import Document, load_document, parse_document
+from trafficgrad.drivers_file import with_drivers
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.function_scenario import FunctionScenario
 from trafficgrad.scenario_roads import PATHS, absolute_path
@@ -128,7 +129,7 @@ def json_schema(training: type[BaseModel] | None = None) -> dict[str, Any]:
 
 
 def _check(document: Document, beside: Path | None = None) -> Scenario:
-    document = _with_absolute_paths(document, beside)
+    document = with_drivers(_with_absolute_paths(document, beside))
     kind = document.data.get("kind")
     if not isinstance(kind, str) or kind not in SCENARIO_KINDS:
         valid = f"valid values are {', '.join(SCENARIO_KINDS)}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from trafficgrad.config import error_at
 from trafficgrad.errors import nearest_name
 from trafficgrad.network.sumo_routes import VehicleType
-from trafficgrad.scenario_sections.numbers import Uniform, highest, lowest
+from trafficgrad.scenario_sections.numbers import Listed, Number, Uniform, highest, lowest
 from trafficgrad.scenario_sections.vehicles import DriverConfig, VehiclesConfig
 from trafficgrad.state import PerDriver
 
@@ -82,7 +82,7 @@ class DriverTable(NamedTuple):
         """Column of the table: a number where it is the same for all, else a tensor [rows]."""
         controlled, others = getattr(self.controlled, name), [getattr(g.config, name) for g in self.groups]
         count = self.controlled_count
-        alike = not isinstance(others[0], Uniform) and all(value == others[0] for value in others)
+        alike = not isinstance(others[0], Uniform | Listed) and all(value == others[0] for value in others)
         if alike and (others[0] == controlled or count == 0):
             return float(others[0])
         rows = [draw(controlled, count, generator)]
@@ -90,8 +90,11 @@ class DriverTable(NamedTuple):
         return torch.cat(rows).to(device=device, dtype=dtype)
 
 
-def draw(value: float | Uniform, count: int, generator: torch.Generator | None) -> Tensor:
-    """``count`` independent numbers, float64 on the CPU, so that every dtype and device sees the same drivers."""
+def draw(value: Number, count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` numbers, drawn or listed; float64 on the CPU, so that every dtype and device sees the same drivers."""
+    if isinstance(value, Listed):
+        listed = torch.tensor(value.values, dtype=torch.float64)
+        return listed[torch.arange(count) % len(listed)]
     if not isinstance(value, Uniform):
         return torch.full((count,), float(value), dtype=torch.float64)
     low, high = value.uniform

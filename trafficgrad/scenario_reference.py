@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from trafficgrad.scenario_base import BaseScenario
 from trafficgrad.scenario_config import SCENARIO_KINDS
-from trafficgrad.scenario_sections.numbers import Uniform
+from trafficgrad.scenario_sections.numbers import Listed, Uniform
 
 _PLAIN = {float: "number", int: "integer", bool: "true or false", str: "text", NoneType: "null", dict: "mapping"}
 
@@ -62,7 +62,7 @@ def _below(fields: Mapping[str, FieldInfo], title: str) -> Iterator[str]:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     """The sections that an annotation may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [] if annotation is Uniform else [annotation]
+        return [] if annotation in (Uniform, Listed) else [annotation]
     if get_origin(annotation) is Annotated:
         return _models(get_args(annotation)[0])
     return [model for part in get_args(annotation) for model in _models(part)]
@@ -80,6 +80,8 @@ def _takes(annotation: Any) -> str:
         return "[lowest, highest]"
     if annotation is Uniform:
         return "{uniform: [lowest, highest]}"
+    if annotation is Listed:
+        return "{values: [one, another, ...]}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     if origin in _PLAIN or annotation in _PLAIN:

@@ -61,7 +61,7 @@ BUILDERS: dict[str, Callable[..., RoadNetwork]] = {
     "arterial": arterial,
 }
 # Keys of a scenario that are paths of files.
-PATHS = (("network", "path"), ("network", "routes"), ("origin_destination",))
+PATHS = (("network", "path"), ("network", "routes"), ("origin_destination",), ("drivers",))
 _KEPT = 8  # networks that are kept compiled
 
 

@@ -26,8 +26,8 @@ from trafficgrad.gradients import LaneGradient, SignalGradient
 from trafficgrad.kernels import BACKENDS, Backend, BackendChoice, choose, decision, fused, plan_for, sight
 from trafficgrad.kernels.decision import Decision, Wish
 from trafficgrad.lane_change import LaneChange, LaneChoice
-from trafficgrad.lane_change.base import OWN
-from trafficgrad.lane_stages import View, change_lanes, decide_lanes, membership_terms
+from trafficgrad.lane_change.base import LEFT, OWN, RIGHT, LaneEvaluation
+from trafficgrad.lane_stages import View, change_lanes, decide_lanes, evaluate_sides, membership_terms
 from trafficgrad.neighbors import find_neighbors, measure
 from trafficgrad.network.road_network import RoadNetwork
 from trafficgrad.network.speed_limits import check_worlds
@@ -112,6 +112,17 @@ class Simulator:
         braking = look_up(self.car_following.comfortable_deceleration, state.driver)
         length = look_up(self.fleet.length, state.driver)
         return measure(state, find_neighbors(state, self.network, length, braking), length)
+
+    def evaluate_lanes(self, state: TrafficState) -> LaneEvaluation:
+        """What a change to the right or to the left would mean for every vehicle, ``S`` = 2: accelerations and gaps.
+
+        Lane-change models decide on it; :mod:`trafficgrad.calibration` learns from it why drivers changed lanes.
+        """
+        view = self._look(state, None)
+        gap, closing = view.neighbors.gap[..., OWN], view.neighbors.closing_speed[..., OWN]
+        following = view.model.acceleration(state.speed, gap, closing)
+        sides = torch.tensor([RIGHT, LEFT], device=state.lane.device).expand(state.worlds, 2)
+        return evaluate_sides(self, state, view, following, sides)
 
     def step(
         self,

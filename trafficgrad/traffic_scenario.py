@@ -91,6 +91,11 @@ class TrafficScenario(BaseScenario):
     )
     right_of_way: RightOfWayConfig = RightOfWayConfig()
     vehicles: VehiclesConfig = VehiclesConfig()
+    drivers: str | None = Field(
+        default=None,
+        description="path of a file of `trafficgrad calibrate`; its settings of vehicles.human, car_following and "
+        "lane_change go before those given here, and this key is null once it is read",
+    )
     initial: InitialConfig = Field(
         default=RowsInitial(),
         description="see below; default: rows on a ring or a straight road, else spread; empty where vehicles come "

@@ -1,0 +1,370 @@
+"""Drivers from recorded trajectories: tables, exact slopes, known drivers found again, and what is not known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_trajectories import NAMES, as_trajectories, behind_profile, drawn, idm, two_lanes, write_pairs
+
+import trafficgrad as tg
+from trafficgrad import tree
+from trafficgrad.calibration import (
+    FitSettings,
+    FollowingRecords,
+    Reading,
+    calibrate,
+    follow,
+    following_records,
+    read_trajectories,
+)
+from trafficgrad.calibration.lane_change_fit import calibrate_lane_changes
+from trafficgrad.calibration.lockstep import solve_together
+
+
+def records_of(record: tg.Trajectory, dt: float = 0.1) -> FollowingRecords:
+    """Followers of :func:`behind_profile`."""
+    worlds = record.position.shape[1]
+    return FollowingRecords(
+        ids=tuple(f"car{w}" for w in range(worlds)),
+        driver=torch.arange(worlds),
+        position=record.position[..., 1],
+        speed=record.speed[..., 1],
+        leader_rear=record.position[..., 0] - 5.0,
+        leader_speed=record.speed[..., 0],
+        samples=torch.full((worlds,), len(record.position)),
+        start=torch.zeros(worlds, dtype=torch.float64),
+        dt=dt,
+    )
+
+
+@pytest.fixture(scope="module")
+def ten() -> tuple[torch.Tensor, tg.Trajectory]:
+    values = drawn(10)
+    return values, behind_profile(values)
+
+
+# ---------------------------------------------------------------------- following
+
+
+def test_followers_drive_as_in_the_simulator(ten):
+    values, record = ten
+    found = follow(tg.IDM(), NAMES, values, records_of(record), torch.arange(10), slopes=False)
+    torch.testing.assert_close(found.position, record.position[..., 1], rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.speed, record.speed[..., 1], rtol=0, atol=1e-9)
+
+
+def test_slopes_are_the_central_differences(ten):
+    values, record = ten
+    records, rows = records_of(record), torch.tensor([3, 0, 3])
+    guess = 0.9 * values[rows] + 0.1 * drawn(3, seed=5)
+    found = follow(tg.IDM(), NAMES, guess, records, rows)
+    for p in range(5):
+        h = 1e-6 * guess[:, p].mean()
+        step = torch.zeros_like(guess)
+        step[:, p] = h
+        more, less = (follow(tg.IDM(), NAMES, guess + s * step, records, rows, slopes=False) for s in (1, -1))
+        torch.testing.assert_close(
+            found.position_slope[..., p], (more.position - less.position) / (2 * h), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(found.speed_slope[..., p], (more.speed - less.speed) / (2 * h), rtol=1e-4, atol=1e-4)
+
+
+def test_a_driver_behind_nobody_reaches_its_desired_speed():
+    free = FollowingRecords(
+        ids=("a",),
+        driver=torch.tensor([0]),
+        position=torch.zeros(900, 1, dtype=torch.float64),
+        speed=torch.zeros(900, 1, dtype=torch.float64),
+        leader_rear=torch.full((900, 1), torch.inf, dtype=torch.float64),
+        leader_speed=torch.zeros(900, 1, dtype=torch.float64),
+        samples=torch.tensor([900]),
+        start=torch.zeros(1, dtype=torch.float64),
+        dt=0.1,
+    )
+    found = follow(tg.IDM(), ("desired_speed",), torch.tensor([[20.0]], dtype=torch.float64), free, torch.tensor([0]))
+    assert float(found.speed[-1, 0]) == pytest.approx(20.0, abs=0.01)
+    assert float(found.speed_slope[-1, 0, 0]) == pytest.approx(1.0, abs=0.02)
+    assert torch.isfinite(found.position_slope).all()
+
+
+# ---------------------------------------------------------------------- the fit
+
+
+def test_ten_drivers_are_found_again_from_one_common_start(ten):
+    values, record = ten
+    found = calibrate(records_of(record), settings=FitSettings(starts=1))
+    assert np.abs(found.values / values.numpy() - 1.0).max() < 0.01
+    assert found.held_out.gap.max() < 0.01 < found.before.gap.min()
+    assert not any(found.doubts(driver) for driver in range(10))
+
+
+def test_parameters_that_the_data_do_not_show_are_said(ten):
+    """Behind a leader that never lets anybody go fast nobody's desired speed shows."""
+    records = records_of(ten[1])
+    slow = records.part(torch.full((10,), 360), torch.full((10,), 60), torch.arange(10))  # pulling away from standstill
+    found = calibrate(slow, settings=FitSettings(starts=1, holdout=0.0, shortest=1.0))
+    said = [" ".join(found.doubts(driver)) for driver in range(10)]
+    assert all("comfortable deceleration" in doubt or "desired speed" in doubt for doubt in said)
+
+
+def test_a_bound_in_the_way_is_said(ten):
+    two = tree.tree_map(lambda x: x[:, :2], ten[1])
+    settings = FitSettings(free=("time_headway",), starts=1, bounds={"time_headway": (2.0, 5.0)})
+    found = calibrate(records_of(two), settings=settings)
+    assert all("at its lowest: time headway" in "; ".join(found.doubts(driver)) for driver in range(2))
+    assert found.values.min() >= 2.0 - 1e-9
+
+
+def test_what_is_fixed_stays(ten):
+    free = ("time_headway", "min_gap")
+    found = calibrate(records_of(ten[1]), tg.IDM(desired_speed=31.0), FitSettings(free=free, starts=1))
+    assert found.names == free and found.values.shape == (10, 2)
+    assert found.drivers().desired_speed == 31.0
+    assert found.drivers().time_headway.shape == (10,)
+
+
+def test_shared_parameters_are_one_set_for_all():
+    values = drawn(1).expand(3, 5)
+    record = behind_profile(values)
+    found = calibrate(records_of(record), settings=FitSettings(shared=True, starts=1))
+    assert found.values.shape == (1, 5)
+    np.testing.assert_allclose(found.values[0], values[0].numpy(), rtol=0.01)
+
+
+def test_few_bad_samples_do_not_pull_a_robust_fit(ten):
+    values, record = ten
+    records = records_of(record)
+    spoilt = records.position.clone()
+    spoilt[200::211] += 30.0  # one sample of 211 is 30 m off
+    spoilt = replace(records, position=spoilt)
+    robust = calibrate(spoilt, settings=FitSettings(loss="cauchy", loss_scale=0.3, starts=1, holdout=0.0))
+    squares = calibrate(spoilt, settings=FitSettings(loss="linear", starts=1, holdout=0.0))
+    error = lambda found: np.abs(found.values / values.numpy() - 1.0).mean()  # noqa: E731
+    assert error(robust) < 0.3 * error(squares)
+
+
+def test_noise_leaves_the_fit_near_the_truth_and_its_errors_told(ten):
+    values, record = ten
+    records = records_of(record)
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(records.position.shape, generator=generator, dtype=torch.float64)
+    found = calibrate(replace(records, position=records.position + 0.3 * noise), settings=FitSettings(starts=2))
+    assert found.fit.gap == pytest.approx(np.full(10, 0.3), rel=0.1)  # what the noise is
+    missed = np.abs(found.values / values.numpy() - 1.0)
+    assert np.median(missed) < 0.02
+    assert ((missed < 4.0 * found.standard_error) | (missed < 0.02)).mean() > 0.9
+
+
+def test_problems_solved_together_are_solved_like_alone():
+    from scipy.optimize import least_squares
+
+    goals = np.linspace(0.5, 3.0, 300)  # more than are solved at a time
+
+    def one(goal, x):
+        return np.array([x[0] ** 2 - goal, 0.1 * (x[0] - 1.0)]), np.array([[2 * x[0]], [0.1]])
+
+    sizes, told = [], []
+
+    def together(problems, points):
+        sizes.append(len(problems))
+        return [one(goals[p], x) for p, x in zip(problems, points, strict=True)]
+
+    found = solve_together([np.array([1.0])] * 300, together, told.append)
+    alone = [least_squares(lambda x, g=g: one(g, x)[0], [1.0], jac=lambda x, g=g: one(g, x)[1]) for g in goals]
+    assert [result.nfev for result in found] == [result.nfev for result in alone]
+    np.testing.assert_array_equal([result.x for result in found], [result.x for result in alone])
+    assert max(sizes) == 256 and told[-1] == 300
+
+
+def test_an_error_in_the_batch_reaches_who_asked():
+    def broken(problems, points):
+        raise FloatingPointError("no number")
+
+    with pytest.raises(FloatingPointError, match="no number"):
+        solve_together([np.array([1.0])] * 3, broken)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def test_a_table_gives_the_records_it_was_written_from(tmp_path, ten):
+    _, record = ten
+    data = read_trajectories(write_pairs(tmp_path / "pairs.csv", record))
+    records = following_records(data)
+    cars = [row for row, driver in enumerate(records.driver.tolist()) if records.ids[driver].startswith("car")]
+    assert len(cars) == 10 and records.dt == pytest.approx(0.1)
+    torch.testing.assert_close(records.position[:, cars], record.position[..., 1], rtol=0, atol=1e-9)
+    torch.testing.assert_close(records.leader_rear[:, cars], record.position[..., 0] - 5.0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(records.leader_speed[:, cars], record.speed[..., 0], rtol=0, atol=1e-9)
+    trucks = [row for row, driver in enumerate(records.driver.tolist()) if records.ids[driver].startswith("truck")]
+    assert torch.isinf(records.leader_rear[:, trucks]).all()
+
+
+def table(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_and_units_are_as_told(tmp_path):
+    rows = "".join(f"7;{100 * k};{3.0 * k};{36.0};12\n".replace(";", ",") for k in range(80))
+    lead = "".join(f"12,{100 * k},{100.0 + 3.0 * k},36.0,0\n" for k in range(80))
+    path = table(tmp_path / "d.csv", "Vehicle_ID,Frame,Local_Y,v_Vel,Preceding\n" + rows + lead)
+    columns = {"id": "Vehicle_ID", "time": "Frame", "position": "Local_Y", "speed": "v_Vel", "leader": "Preceding"}
+    units = {"time": "ms", "position": "ft", "speed": "km/h"}
+    data = read_trajectories(path, Reading(columns=columns, units=units, length=4.0))
+    assert data.dt == pytest.approx(0.1)
+    assert data.speed[0] == pytest.approx([10.0, 10.0])
+    assert data.gap[10, 0] == pytest.approx(100.0 * 0.3048 - 4.0)
+    assert np.isinf(data.gap[:, 1]).all() and (data.leader_speed[:, 1] == 0.0).all()
+
+
+def test_leaders_are_found_where_the_table_does_not_name_them(tmp_path):
+    """Next ahead in the same lane; on a ring the last follows the first."""
+    text = "id,time,position,lane\n"
+    for k in range(60):
+        for name, start, lane in (("a", 10.0, 1), ("b", 40.0, 1), ("c", 25.0, 2)):
+            text += f"{name},{0.1 * k:.1f},{(start + k) % 100.0},{lane}\n"
+    data = read_trajectories(table(tmp_path / "d.csv", text), Reading(circumference=100.0))
+    assert data.lane[0].tolist() == [0, 0, 1]
+    assert (data.leader == np.array([1, 0, -1])).all()
+    assert data.gap[:, 0] == pytest.approx(25.0) and data.gap[:, 1] == pytest.approx(65.0)
+    assert data.speed[5] == pytest.approx([10.0] * 3)  # the slope of the positions
+    open_road = read_trajectories(tmp_path / "d.csv", Reading(lanes_from="left"))
+    assert open_road.lane[0].tolist() == [1, 1, 0]
+    assert open_road.leader[0].tolist() == [1, -1, -1]
+
+
+def test_records_go_on_where_the_leader_changes_and_end_where_it_is_lost(tmp_path):
+    text = "id,time,gap,speed,leader_speed\n"
+    for k in range(400):
+        gap = "" if 200 <= k < 210 else f"{20.0 if k < 100 else 60.0}"  # somebody else is ahead, then nobody known
+        pace = "" if 300 <= k < 303 else "10.0"  # 0.3 s are missing: filled
+        text += f"a,{0.1 * k:.1f},{gap},{pace},10.0\n"
+    data = read_trajectories(table(tmp_path / "d.csv", text))
+    assert any("filled" in note for note in data.notes) and any("missing number" in note for note in data.notes)
+    # An empty gap means a free road here: there is no column that says otherwise.
+    records = following_records(data)
+    assert records.samples.tolist() == [400]
+    assert torch.isinf(records.leader_rear[200:210, 0]).all()
+    assert float(records.leader_rear[150, 0] - records.position[150, 0]) == pytest.approx(60.0)
+    with_leader = text.replace("leader_speed\n", "leader_speed,leader\n").replace(",10.0\n", ",10.0,x\n")
+    lost = following_records(read_trajectories(table(tmp_path / "e.csv", with_leader)))
+    assert lost.samples.tolist() == [200, 190]
+
+
+def test_long_holes_split_and_short_records_are_left_out(tmp_path):
+    text = "id,time,gap,speed,leader_speed\n"
+    for k in [*range(100), *range(150, 180), *range(300, 400)]:
+        text += f"a,{0.1 * k:.1f},20.0,10.0,10.0\n"
+    records = following_records(read_trajectories(table(tmp_path / "d.csv", text)))
+    assert records.samples.tolist() == [100, 100]
+    assert records.start.tolist() == pytest.approx([0.0, 30.0])
+    assert any("shorter than 5 s" in note for note in records.notes)
+
+
+def test_held_out_parts_begin_where_the_fit_ends(ten):
+    _, record = ten
+    first, held = records_of(record).split(0.3, 5.0)
+    assert (first.samples + held.samples - 1 == 1201).all()
+    torch.testing.assert_close(held.position[0], first.position[-1])
+    assert records_of(record).split(0.0, 5.0)[1] is None
+    assert records_of(record).split(0.3, 100.0)[1] is None  # too short to be cut
+
+
+GOOD = "id,time,gap,speed,leader_speed\n" + "".join(f"a,{0.1 * k:.1f},20.0,10.0,10.0\n" for k in range(100))
+
+
+@pytest.mark.parametrize(
+    ("text", "reading", "message"),
+    [
+        ("", {}, "no column 'id'"),
+        ("id,time\n", {}, "expected the column position, or gap and speed"),
+        ("id,time,gap,speed\na,0,1,1\n", {}, "need the column leader_speed"),
+        ("id,t,position\na,0,1\n", {}, "no column 'time'.*--column time=NAME"),
+        ("id,time,position\n", {}, "no row below the header"),
+        ("id,time,position\na,0\n", {}, ":2: 2 cells, but the header has 3"),
+        ("id,time,position\na,0,1\na,1,fast\n", {}, ":3: position is 'fast', expected a number"),
+        ("id,time,position\na,0,1\na,0,2\n", {}, "two samples at 0 s"),
+        ("id,time,position\na,0,1\nb,0,2\n", {}, "no vehicle has two complete samples"),
+        (GOOD, {"columns": {"speed": "velocity"}}, "no column 'velocity'"),
+        (GOOD, {"columns": {"sped": "speed"}}, "unknown column meaning 'sped' .did you mean 'speed'"),
+        (GOOD, {"units": {"speed": "knots"}}, "unknown unit 'knots' of speed"),
+        (GOOD, {"units": {"mass": "kg"}}, "unknown quantity 'mass'"),
+        (GOOD, {"dt": 0.0}, "dt must be a finite number above 0"),
+        (GOOD, {"dt": 50.0}, "less than a step of 50 s"),
+        (GOOD, {"lanes_from": "middle"}, "right or left"),
+    ],
+)
+def test_tables_that_cannot_be_used_get_one_sentence(tmp_path, text, reading, message):
+    path = table(tmp_path / "d.csv", text)
+    with pytest.raises(tg.TrafficGradError, match=message) as error:
+        read_trajectories(path, Reading(**reading))
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_learn_from_is_said(tmp_path):
+    text = "id,time,position,leader\n" + "".join(f"a,{0.1 * k:.1f},{k},lost\n" for k in range(100))
+    with pytest.raises(tg.TrafficGradError, match="no vehicle is recorded together with its leader"):
+        following_records(read_trajectories(table(tmp_path / "d.csv", text)))
+    with pytest.raises(tg.TrafficGradError, match="1 stretches are shorter"):
+        following_records(read_trajectories(table(tmp_path / "e.csv", GOOD)), shortest=60.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"free": ("headway",)}, "unknown parameter 'headway' .did you mean 'time_headway'"),
+        ({"free": ()}, "names of different free parameters"),
+        ({"bounds": {"min_gap": (3.0, 2.0)}}, "bounds of min_gap must be"),
+        ({"measure": "distance"}, "unknown measure"),
+        ({"loss": "l2"}, "unknown loss"),
+        ({"starts": 0}, "at least 1 start"),
+        ({"holdout": 1.0}, "holdout must be"),
+    ],
+)
+def test_settings_that_make_no_sense_get_one_sentence(settings, message):
+    with pytest.raises(tg.TrafficGradError, match=message):
+        FitSettings(**settings)
+
+
+def test_a_model_of_many_drivers_is_no_start(ten):
+    values, record = ten
+    with pytest.raises(tg.TrafficGradError, match="must be one number to start from"):
+        calibrate(records_of(record), idm(values))
+
+
+# ---------------------------------------------------------------------- lane changes
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_politeness_and_threshold_are_found_again(seed):
+    simulator, record = two_lanes(seed, politeness=0.3, threshold=0.2, steps=4000)
+    found = calibrate_lane_changes(as_trajectories(record, 800.0), simulator.car_following)
+    assert found.changes >= 10
+    politeness, threshold = found.values
+    assert politeness == pytest.approx(0.3, rel=0.15)
+    assert threshold == pytest.approx(0.2, rel=0.15)
+    assert found.explained == 1.0 and found.false_alarms < 0.01
+    assert not found.doubts()
+
+
+def test_selfish_drivers_are_told_from_polite_ones():
+    simulator, record = two_lanes(2, politeness=0.0, threshold=0.4, steps=4000)
+    politeness, threshold = calibrate_lane_changes(as_trajectories(record, 800.0), simulator.car_following).values
+    assert abs(politeness) < 0.05
+    assert threshold == pytest.approx(0.4, rel=0.15)
+
+
+def test_lane_changes_need_lanes_and_changes():
+    simulator, record = two_lanes(1, 0.3, 0.2, steps=100)
+    data = as_trajectories(record, 800.0)
+    with pytest.raises(tg.TrafficGradError, match="at least two lanes"):
+        calibrate_lane_changes(replace(data, lane=np.zeros_like(data.lane)), simulator.car_following)
+    with pytest.raises(tg.TrafficGradError, match="expected lane changes to learn from"):
+        kept = np.broadcast_to(data.lane[:1], data.lane.shape).copy()
+        calibrate_lane_changes(replace(data, lane=kept), simulator.car_following)
+    with pytest.raises(tg.TrafficGradError, match="unknown lane-change parameter 'polite'"):
+        calibrate_lane_changes(data, simulator.car_following, free=("polite",))
