@@ -1,4 +1,4 @@
-"""Whole episodes that no training has seen: what a controller achieves, and hand-written ones to compare it with.
+"""Whole episodes that no training has seen: what a controller achieves.
 
 Traffic is drawn from streams of its own, with the table of drivers (:func:`held_out_env`, :func:`held_out_traffic`,
 :func:`run_episodes`). Environments of other kinds are just played (:func:`play`). :func:`policy_measures` and
@@ -16,13 +16,10 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.control import Actuated, FanOutAndAlign, FixedTime, KeepLane, KeepLaneAndAlign, Ramp
 from trafficgrad.envs import make_env
 from trafficgrad.envs.base import DifferentiableEnv, EnvState
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
-from trafficgrad.network import RoadNetwork
 from trafficgrad.scenario_config import Scenario, TrafficScenario, require_traffic
-from trafficgrad.simulator import Controller
 from trafficgrad.state import TrafficState
 from trafficgrad.trajectory import Trajectory
 
@@ -125,55 +122,6 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
         measures["waiting_outside"] = mean(series["waiting_outside"], present)
     trajectory = Trajectory.of(states, None, env.simulator.dt) if record else None
     return Episodes(measures, series["reward"], trajectory)
-
-
-def baselines(env: TrafficEnv) -> dict[str, EnvController | None]:
-    """Hand-written controllers that make sense in the scenario; None stands for human drivers. The first is the usual.
-
-    Where signals are controlled and no vehicle, they are their fixed programme and an actuated one. The target speed of
-    controlled vehicles is that of the reward or of the observation. The scenario's ``scripted`` section says how
-    vehicles align.
-    """
-    scenario, network = env.scenario, env.simulator.network
-    if not len(env.slots) and len(env.switches.signals):
-        return {
-            "fixed time": _scripted(env, FixedTime(env.simulator)),
-            "actuated": _scripted(env, Actuated(env.simulator)),
-        }
-    table: dict[str, EnvController | None] = {"human only": None}
-    speed = env.target if env.target is not None else scenario.observation.target_speed
-    if speed is None or not len(env.slots) or len(env.switches.signals):
-        return table
-    bounds, scripted = scenario.control.acceleration, scenario.scripted
-    if scenario.control.command == "lanes":
-        if scenario.control.lanes.sweep is not None:
-            shape = (len(env.action_labels),) if env.agents is None else (env.agents, len(env.action_labels))
-            table["sweep"] = lambda state: state.observation.new_zeros(state.traffic.worlds, *shape)
-        return table
-    ramp = None if scripted.ramp is None else Ramp(scripted.ramp.start, scripted.ramp.duration)
-    table["keep lane"] = _scripted(env, KeepLane(env.simulator, speed, bounds))
-    if _is_one_ring(network) and scripted.keep_lane_and_align:
-        align = KeepLaneAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
-        table["keep lane and align"] = _scripted(env, align)
-    if scenario.vehicles.controlled.control == "lane" and _is_one_ring(network) and network.max_lanes > 1:
-        fan_out = FanOutAndAlign(env.simulator, speed, correction=scripted.correction, bounds=bounds, ramp=ramp)
-        table["fan out and align"] = _scripted(env, fan_out)
-    return table
-
-
-def usual(env: TrafficEnv) -> EnvController | None:
-    """Who drives, or switches the signals, where no policy is asked for: the first of the :func:`baselines`."""
-    return next(iter(baselines(env).values()))
-
-
-def _is_one_ring(network: RoadNetwork) -> bool:
-    """Whether places along the road say who is beside whom."""
-    return network.is_closed and network.is_unbranched
-
-
-def _scripted(env: TrafficEnv, controller: Controller) -> EnvController:
-    """A controller of traffic states as one of the environment."""
-    return lambda state: env.encode(controller(state.traffic), state.traffic)
 
 
 def policy_controller(policy: Policy, generator: torch.Generator | None = None) -> Callable[[EnvState], Tensor]:

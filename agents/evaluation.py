@@ -22,11 +22,11 @@ from torch import Tensor
 from trafficgrad import terminal
 from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.checkpoint import find_checkpoint, load_checkpoint, policy_of
+from trafficgrad.agents.controllers import baselines, find_controller
 from trafficgrad.agents.episodes import (
     HELD_OUT,
     EnvController,
     Episodes,
-    baselines,
     dtype_of,
     held_out_env,
     held_out_traffic,
@@ -117,7 +117,11 @@ def load_run(run: str | Path, device: torch.device | str = "cpu", overrides: Seq
 
 
 def evaluate(
-    run: LoadedRun, seeds: int | None = None, console: Console | None = None, device: torch.device | str = "cpu"
+    run: LoadedRun,
+    seeds: int | None = None,
+    console: Console | None = None,
+    device: torch.device | str = "cpu",
+    controllers: Sequence[str] = (),
 ) -> dict[str, Episodes]:
     """The run's deterministic policy and the baselines of its scenario on the same held-out traffic.
 
@@ -125,16 +129,19 @@ def evaluate(
 
     Parameters:
         seeds: number of held-out traffic seeds, one world each, or of episodes; None: 20, or 1000 without traffic.
-        console: where to print the table.
+        console: where to print the table. controllers: of traffic, who else drives, by names or import paths; see
+            :func:`~trafficgrad.agents.controllers.find_controller`.
 
     Returns:
         Episodes by controller; with them a run folder gets ``evaluation.csv``, a row per controller and seed.
     """
     if isinstance(run.scenario, TrafficScenario):
         env = held_out_env(run.scenario, device=device)
-        controllers: dict[str, EnvController | None] = {"policy": policy_controller(run.policy), **baselines(env)}
-        results = compare(env, controllers, seeds or TRAFFIC_SEEDS, f"{run.name}: deterministic policy", console)
+        table: dict[str, EnvController | None] = {"policy": policy_controller(run.policy), **baselines(env)}
+        table |= {name: find_controller(name, env) for name in controllers}
+        results = compare(env, table, seeds or TRAFFIC_SEEDS, f"{run.name}: deterministic policy", console)
     else:
+        _refuse_controllers(run.scenario, controllers)
         results = compare_played(run.scenario, run.policy, seeds or EPISODES, run.name, console, device)
     if run.folder is not None:
         write_csv(run.folder / "evaluation.csv", results)
@@ -147,21 +154,30 @@ def evaluate_scenario(
     overrides: Sequence[str] = (),
     console: Console | None = None,
     device: torch.device | str = "cpu",
+    controllers: Sequence[str] = (),
 ) -> dict[str, Episodes]:
-    """The baselines of a scenario without any policy; see :func:`evaluate`."""
+    """The baselines of a scenario without any policy, and other controllers; see :func:`evaluate`."""
     console = console or terminal.console()
     scenario = load_scenario(file, overrides)
     learnable = True
     if isinstance(scenario, TrafficScenario):
         env = held_out_env(scenario, device=device)
         learnable = bool(env.action_labels)
-        results = compare(env, baselines(env), seeds or TRAFFIC_SEEDS, f"{scenario.name}: no policy", console)
+        named = {name: find_controller(name, env) for name in controllers}
+        title = f"{scenario.name}: no policy"
+        results = compare(env, {**baselines(env), **named}, seeds or TRAFFIC_SEEDS, title, console)
     else:
+        _refuse_controllers(scenario, controllers)
         results = compare_played(scenario, None, seeds or EPISODES, f"{scenario.name}: no policy", console, device)
     if learnable:
         told = f"no policy was asked for; `trafficgrad train {file}` trains one"
         console.print(told, highlight=False, soft_wrap=True, markup=False)
     return results
+
+
+def _refuse_controllers(scenario: Scenario, controllers: Sequence[str]) -> None:
+    if controllers:
+        raise TrafficGradError(f"scenario {scenario.name!r} has no traffic: controllers of vehicles cannot drive there")
 
 
 def simulate(

@@ -26,14 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.agents.episodes import (
-    EnvController,
-    baselines,
-    held_out_env,
-    held_out_traffic,
-    policy_controller,
-    run_episodes,
-)
+from trafficgrad.agents.controllers import baselines
+from trafficgrad.agents.episodes import EnvController, held_out_env, held_out_traffic, policy_controller, run_episodes
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.agents.train import train

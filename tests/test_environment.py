@@ -13,7 +13,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from trafficgrad import tree
-from trafficgrad.agents.episodes import baselines
+from trafficgrad.agents.controllers import baselines
 from trafficgrad.agents.experiment import load_experiment
 from trafficgrad.control import FanOutAndAlign
 from trafficgrad.envs import make_env

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
+from trafficgrad.agents.controllers import baselines
+from trafficgrad.agents.episodes import held_out_env, held_out_traffic, run_episodes
 from trafficgrad.envs import TrafficEnv, make_env
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.gradients import straight_through_choice

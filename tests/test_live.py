@@ -13,7 +13,8 @@ import torch
 
 from trafficgrad import live as live_module
 from trafficgrad import pictures
-from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
+from trafficgrad.agents.controllers import baselines
+from trafficgrad.agents.episodes import held_out_env, held_out_traffic, run_episodes
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.live import HUMAN, LiveTraffic
 from trafficgrad.pictures import Drive

@@ -15,7 +15,8 @@ from torch import Tensor
 from trafficgrad import metrics
 from trafficgrad.agents.actor_critic import ActorCritic, CriticConfig, PolicyConfig, PolicySpec
 from trafficgrad.agents.alpha_policy import clean_gradient
-from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
+from trafficgrad.agents.controllers import baselines
+from trafficgrad.agents.episodes import held_out_env, held_out_traffic, run_episodes
 from trafficgrad.agents.losses import approximate_kl, clipped_surrogate_loss, out_of_range_ratio
 from trafficgrad.agents.rollout import RolloutSettings, collect, start
 from trafficgrad.control import Actuated, FixedTime

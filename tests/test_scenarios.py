@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trafficgrad.agents.episodes import baselines, held_out_env, held_out_traffic, run_episodes
+from trafficgrad.agents.controllers import baselines
+from trafficgrad.agents.episodes import held_out_env, held_out_traffic, run_episodes
 from trafficgrad.agents.evaluation import load_run
 from trafficgrad.agents.experiment import AGENTS, load_experiment
 from trafficgrad.agents.train import train

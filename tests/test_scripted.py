@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trafficgrad as tg
-from trafficgrad.agents.episodes import baselines
+from trafficgrad.agents.controllers import baselines
 from trafficgrad.control import FanOutAndAlign, KeepLane, KeepLaneAndAlign, Ramp
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.scenario_config import load_scenario

@@ -116,6 +116,10 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic of episodes, 1000."),
     ] = None,
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHO", help="Who drives too, repeatable: mpc, acc, ..., or a callable module:object."),
+    ] = None,
     settings: Set = None,
     device: Device = "cpu",
 ) -> None:
@@ -131,10 +135,10 @@ def evaluate(
 
     place = _prepare(device)
     if is_scenario(run) and not pictures.is_run(run):
-        evaluation.evaluate_scenario(run, seeds, settings or (), device=place)
+        evaluation.evaluate_scenario(run, seeds, settings or (), device=place, controllers=controller or ())
         return
     loaded = evaluation.load_run(run, place, settings or ())
-    evaluation.evaluate(loaded, seeds, device=place)
+    evaluation.evaluate(loaded, seeds, device=place, controllers=controller or ())
     if loaded.scenario.kind == "traffic":
         typer.echo(pictures.overview(pictures.perform(pictures.Drive(run, 0, settings or (), place))))
     if loaded.folder is not None and (loaded.folder / METRICS).is_file():

@@ -15,19 +15,13 @@ from rich.progress import Progress
 
 from trafficgrad import render
 from trafficgrad.agents.compare_tables import CURVES, Line, columns, is_distance, read_lines
-from trafficgrad.agents.episodes import (
-    EnvController,
-    Episodes,
-    baselines,
-    held_out_env,
-    held_out_traffic,
-    policy_controller,
-)
+from trafficgrad.agents.controllers import baselines, find_controller
+from trafficgrad.agents.episodes import EnvController, Episodes, held_out_env, held_out_traffic, policy_controller
 from trafficgrad.agents.evaluation import LoadedRun, load_run
 from trafficgrad.agents.suites import Suite, sections
 from trafficgrad.calibration.command import Found
 from trafficgrad.envs.traffic import TrafficEnv
-from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.live import HUMAN, MOST_NUMBERS, LiveTraffic
 from trafficgrad.recording import Recording
 from trafficgrad.render.layout import RoadLayout
@@ -100,11 +94,8 @@ def live(drive: Drive, most_numbers: float = math.inf) -> tuple[str, Path, LiveT
         table = {"policy": policy_controller(policy), **table}
     first = next(iter(table)) if controller is None else _named(controller, table)
     if first is None:
-        names = ["human" if name == HUMAN else name for name in table]
-        raise TrafficGradError(
-            f"no controller {controller!r}{nearest_name(str(controller), names)}; here may drive {', '.join(names)}, "
-            "or the policy of a run or a checkpoint"
-        )
+        assert controller is not None
+        first, table[controller] = controller, find_controller(controller, env)
     table = {first: table.pop(first), **table}
     shown = None if policy is None else ("policy", policy)
     title, folder = _caption(scenario.name, run, first)

@@ -18,7 +18,8 @@ from rich.console import Console
 from trafficgrad import __version__, pictures, render, tree, web_page
 from trafficgrad.agents import evaluation
 from trafficgrad.agents.checkpoint import find_checkpoint, load_checkpoint
-from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes, usual
+from trafficgrad.agents.controllers import usual
+from trafficgrad.agents.episodes import Episodes, held_out_env, held_out_traffic, policy_controller, run_episodes
 from trafficgrad.agents.evaluation import LoadedRun
 from trafficgrad.agents.logging import METRICS
 from trafficgrad.errors import TrafficGradError

@@ -191,6 +191,29 @@ class Judge:
         failed, collided = ends.any(0).unbind(-1)
         return Outcome(last, parts, self._measures(begin, last, changes, collided), failed, None, around)
 
+    def rewards_along(self, whole: Trajectory, actions: Action | None) -> Tensor:
+        """The weighted reward of every simulator step of a trajectory, [T, B]; without what failures are worth."""
+        steps = whole.steps
+        driven = Driven(lambda: whole, [tree.index(actions, t) for t in range(steps)] if actions else [None], steps)
+        total = None
+        for name, (weight, function) in self.rewards.items():
+            overlapping = driven.after.active.new_zeros(driven.after.worlds)
+            if name == "collision":
+                overlapping = metrics.overlaps(self._simulator.neighbors(driven.after)).any(-1)
+            if self._alike:
+                part = function(driven.before, driven.action, driven.after, overlapping, self._simulator)
+                part = part.view(steps, -1)
+            else:
+                each = overlapping.view(steps, -1)
+                part = torch.stack(
+                    [
+                        function(driven.state(t), driven.action_at(t), driven.state(t + 1), each[t], self._simulator)
+                        for t in range(steps)
+                    ]
+                )
+            total = weight * part if total is None else total + weight * part
+        return whole.speed.new_zeros(whole.speed.shape[:2])[1:] if total is None else total
+
     @torch.no_grad()
     def _measures(
         self, before: TrafficState, state: TrafficState, changes: Tensor, collided: Tensor

@@ -275,6 +275,13 @@ class TrafficEnv(DifferentiableEnv):
         driven = Driven(lambda: Trajectory.of(states, None, self.simulator.dt), actions, len(actions))
         return driven, state, torch.stack(overlapping), changes, around
 
+    def rewards_of(self, trajectory: Trajectory) -> Tensor:
+        """The reward of every simulator step of a trajectory of this scenario, [T, B]; differentiable.
+
+        The reward of a decision is the mean over its steps. What the ``failure`` section does is left out.
+        """
+        return self._judge.rewards_along(trajectory, trajectory.actions)
+
     def encode(self, action: Action, traffic: TrafficState) -> Tensor:
         """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""
         rows, requests = encode(self.scenario, action, traffic, self.slots, self.switches)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trafficgrad import tree
 from trafficgrad.agents.actor_critic import Policy
-from trafficgrad.agents.episodes import baselines
+from trafficgrad.agents.controllers import baselines
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.state import TrafficState

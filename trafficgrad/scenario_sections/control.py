@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trafficgrad.config import StrictModel
 from trafficgrad.lane_change import LaneChoice
-from trafficgrad.scenario_sections.numbers import Interval, NonNegative, Positive
+from trafficgrad.scenario_sections.numbers import Count, Interval, NonNegative, Positive
 
 _CHOICE = LaneChoice()
 
@@ -95,6 +95,17 @@ class RampConfig(StrictModel):
     duration: Positive = Field(description="time until it is that of the task, s")
 
 
+class MPCConfig(StrictModel):
+    """Model predictive control of the scenario's reward, the controller ``mpc``."""
+
+    horizon: Positive = Field(default=12.0, description="how far ahead it plans, s")
+    replan: Positive = Field(default=1.0, description="time between two plans, s")
+    iterations: Count = Field(default=4, description="steps along the gradient for each plan")
+    step: Positive = Field(default=0.15, description="length of such a step, where bounds are at -1 and 1")
+    candidates: int = Field(default=16, ge=1, description="plans that are improved side by side, the best is taken")
+    spread: NonNegative = Field(default=1.0, description="of them about the last plan, where bounds are at -1 and 1")
+
+
 class ScriptedConfig(StrictModel):
     """The hand-written controllers that policies are compared with. They change neither traffic nor training."""
 
@@ -107,3 +118,4 @@ class ScriptedConfig(StrictModel):
     keep_lane_and_align: bool = Field(
         default=False, description="compare also with vehicles that align, but keep their lane"
     )
+    mpc: MPCConfig = MPCConfig()
