@@ -13,6 +13,7 @@ import gymnasium
 import torch
 
 from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
+from trafficgrad.envs.check import check_env
 from trafficgrad.envs.functions import Ackley, DeJong, function_env
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.scenario_config import Scenario
@@ -25,6 +26,7 @@ __all__ = [
     "TrafficEnv",
     "TrafficEnvState",
     "Transition",
+    "check_env",
     "make_env",
 ]
 
