@@ -14,6 +14,7 @@ import torch
 
 from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
 from trafficgrad.envs.check import check_env
+from trafficgrad.envs.custom import custom_env
 from trafficgrad.envs.functions import Ackley, DeJong, function_env
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.scenario_config import Scenario
@@ -34,6 +35,7 @@ __all__ = [
 ENVIRONMENTS: dict[str, Callable[[Any, int, torch.device | str, torch.dtype], DifferentiableEnv]] = {
     "traffic": TrafficEnv,
     "function": function_env,
+    "custom": custom_env,
 }
 
 
