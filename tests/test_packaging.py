@@ -110,6 +110,10 @@ RESERVED = {
     "imageio": {"render"},
     "gymnasium": {"envs"},
     "joblib": {"agents"},
+    "pettingzoo": {"envs"},
+    "stable_baselines3": {"envs"},
+    "tensordict": {"envs"},
+    "torchrl": {"envs"},
     "typer": {"cli"},
     "rich": {"foundation", "agents", "studies"},  # foundation: trafficgrad.terminal alone
     "libsumo": {"studies"},
@@ -251,6 +255,15 @@ def test_import_is_light():
     assert run.stdout.strip() == "[]"
 
 
+def test_environments_need_none_of_the_libraries_that_they_can_be_plugged_into():
+    code = "import sys, trafficgrad.envs, trafficgrad.agents; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    others = ["pettingzoo", "torchrl", "tensordict", "stable_baselines3"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *others], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.strip() == "[]"
+
+
 def test_constraints_pin_every_dependency():
     pinned = {
         line.partition("==")[0].lower()
@@ -259,7 +272,7 @@ def test_constraints_pin_every_dependency():
     }
     project = _project()["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["maps"]]  # dev brings maps along
+    wanted = [*project["dependencies"], *extras["dev"], *extras["maps"], *extras["rl"]]  # dev brings both along
     names = {requirement.partition(">")[0].partition("[")[0].lower() for requirement in wanted}
     assert names - pinned == {"trafficgrad"}
 
