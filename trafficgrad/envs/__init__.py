@@ -1,7 +1,11 @@
 """Environments: differentiable and batched (:func:`make_env`), or through gymnasium.
 
 Importing this module registers the gymnasium ids: ``gymnasium.make("trafficgrad.envs:trafficgrad/Ring4Lane-v0")`` and
-``gymnasium.make_vec("trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=64)``.
+``gymnasium.make_vec("trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=64)``. PettingZoo, TorchRL and
+Stable-Baselines3 have their adapters in :mod:`trafficgrad.envs.pettingzoo_adapter`,
+:mod:`trafficgrad.envs.torchrl_adapter` and :mod:`trafficgrad.envs.stable_baselines_adapter`, which import them.
+
+:func:`check_env` tells whether an environment of one's own is what agents rely on.
 """
 
 from __future__ import annotations
