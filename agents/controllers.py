@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from trafficgrad.agents.episodes import EnvController
@@ -28,6 +25,7 @@ from trafficgrad.control import (
 )
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
+from trafficgrad.import_path import import_name, is_import_path
 from trafficgrad.network import RoadNetwork
 from trafficgrad.simulator import Controller
 
@@ -49,7 +47,7 @@ def find_controller(name: str, env: TrafficEnv) -> EnvController | None:
         return None
     if name in CONTROLLERS:
         return as_env_controller(env, CONTROLLERS[name](env))
-    if ":" in name:
+    if is_import_path(name):
         return as_env_controller(env, _imported(name, env))
     names = [*known, *CONTROLLERS]
     raise TrafficGradError(
@@ -192,17 +190,7 @@ CONTROLLERS: dict[str, Callable[[TrafficEnv], Controller]] = {
 
 
 def _imported(path: str, env: TrafficEnv) -> Controller:
-    module, _, name = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise TrafficGradError(f"controller {path!r}: the module {module!r} cannot be imported ({error})") from error
-    if not hasattr(found, name):
-        near = nearest_name(name, [key for key in vars(found) if not key.startswith("_")])
-        raise TrafficGradError(f"controller {path!r}: the module {module!r} has no {name!r}{near}")
-    thing = getattr(found, name)
+    thing = import_name(path)
     if not callable(thing):
         raise TrafficGradError(
             f"controller {path!r}: expected a callable from TrafficState to Action, got {type(thing).__name__}"

@@ -38,7 +38,14 @@ from trafficgrad.envs import EnvState, make_env
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.files import complete_file
-from trafficgrad.scenario_config import Scenario, TrafficScenario, load_scenario, load_traffic, parse_scenario
+from trafficgrad.scenario_config import (
+    FunctionScenario,
+    Scenario,
+    TrafficScenario,
+    load_scenario,
+    load_traffic,
+    parse_scenario,
+)
 
 TRAFFIC_SEEDS = 20  # default numbers of episodes
 EPISODES = 1000  # where there is no traffic; they take no time, and a mean over noise needs many
@@ -72,7 +79,6 @@ PLAYED = {  # where there is no traffic: the rewards of a function span many pow
     "reward": Column("reward", 4, form="g"),
     "return": Column("return", 4, form="g"),
     "length": Column("length", 0),
-    "distance": Column("distance from optimum / bound", 3, form="g"),
 }
 
 
@@ -247,10 +253,17 @@ def compare_played(
     controllers["random actions"] = chance
     results = {name: play(env, controller, episodes) for name, controller in controllers.items()}
     wanted = ("reward", *(("return", "length") if env.horizon > 1 else ()), *env.task_measures)
-    columns = {name: PLAYED.get(name, Column(name, 3, form="g")) for name in wanted}
+    columns = {name: played_column(scenario, name) for name in wanted}
     told = f"{title}; {episodes} episodes, mean ± standard deviation"
     (console or terminal.console()).print(table(results, told, columns))
     return results
+
+
+def played_column(scenario: Scenario, name: str) -> Column:
+    """How a measure is shown where there is no traffic."""
+    if name == "distance" and isinstance(scenario, FunctionScenario):
+        return Column("distance from optimum / bound", 3, form="g")
+    return PLAYED.get(name, Column(name.replace("_", " "), 3, form="g"))
 
 
 def table(results: dict[str, Episodes], title: str, columns: dict[str, Column] | None = None) -> Table:

@@ -22,6 +22,7 @@ from trafficgrad.agents.rollout import begin, check_finite, collect
 from trafficgrad.config import flat_keys
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.kernels.library import use_threads
+from trafficgrad.tree import leaves
 
 STEADY = 3  # evaluations whose mean score decides which policy is the best: one alone may be luck
 RECENT = 10  # iterations whose episodes make the moving return
@@ -134,6 +135,11 @@ class _Session:
         # Initial states are drawn on the CPU, so that every device trains on the same traffic.
         traffic = torch.Generator().manual_seed(config.seed)
         env_state = experiment.env.stagger(experiment.env.reset(config.worlds, traffic), self.generator)
+        if not any(x is env_state.observation for x in leaves(env_state)):
+            raise TrafficGradError(
+                f"the environment's state is a {type(env_state).__name__} whose observation is no field of a "
+                "registered record: expected a frozen dataclass decorated with trafficgrad.tree.register_record"
+            )
         if env_state.observation.dtype != config.torch_dtype:
             raise TrafficGradError(
                 f"training.dtype is {config.dtype}, but the environment computes in {env_state.observation.dtype}"

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from trafficgrad.agents.experiment import TrainingConfig
+from trafficgrad.agents.experiment import TrainingConfig, load_experiment
+from trafficgrad.agents.train import train
 from trafficgrad.scenario_config import load_scenario, parse_scenario
 from trafficgrad.scenario_reference import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ["--set", "simulation.warmup_steps=20", "--set", "simulation.horizon_steps=200"]
 # Arguments that make an example short; what needs hours is shown that it starts.
 EXAMPLES: dict[str, list[str]] = {
     "alpha_policy.py": [],
@@ -28,7 +30,10 @@ EXAMPLES: dict[str, list[str]] = {
     "sweep_search.py": ["pace_car_3lane", "--generations", "1", "--population", "3", "--worlds", "2"],
     "draw_midtown.py": ["--output", "."],
     "million_vehicles.py": ["2000"],
+    "clean_ppo.py": ["--steps", "256", "--worlds", "4", "--window", "32", *SHORT],
+    "stable_baselines.py": ["--steps", "256", "--worlds", "4", "--window", "32", *SHORT],
 }
+QUIET = ("clean_ppo.py", "stable_baselines.py")  # other libraries on ours: any warning is an error
 MAIN = (
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "
     ".venv/bin/trafficgrad train scenarios/ring_4lane.yaml"
@@ -73,13 +78,29 @@ def test_programs_in_documents_run(name, tmp_path):
     _run(["program.py"], tmp_path)
 
 
+def test_the_environment_in_the_documents_is_trained_by_its_path(tmp_path, monkeypatch):
+    (text,) = (text for text in PROGRAMS.values() if text.startswith("# point_mass.py\n"))
+    (yaml,) = (text for _, text in _blocks("yaml") if "point_mass:PointMass" in text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("point_mass.py").write_text(text)
+    Path("mine.yaml").write_text(yaml)
+    tiny = ["training.decisions=64", "training.worlds=16", "training.window=2"]
+    for file in ("point_mass:PointMass", "mine.yaml"):
+        experiment = load_experiment(file, "trig", overrides=tiny)
+        assert train(experiment, experiment.scenario.name, progress=False).iterations == 2
+    assert experiment.env.horizon == 30
+    del sys.modules["point_mass"]
+
+
 def test_every_example_is_run():
     assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name, tmp_path):
-    printed = _run([str(ROOT / "examples" / name), *EXAMPLES[name]], tmp_path)
+    strict = ["-W", "error"] if name in QUIET else []
+    printed = _run([*strict, str(ROOT / "examples" / name), *EXAMPLES[name]], tmp_path)
     if name == "calibrate.py":
         headways = [float(x) for x in re.findall(r"\d\.\d+", printed.splitlines()[-1])]
         truth = [0.8 + 0.8 * i / 9 for i in range(9)]
@@ -92,6 +113,12 @@ def test_examples_run(name, tmp_path):
         found = load_scenario("pace_car_3lane", re.findall(r"--set (\S+)", printed))
         assert found.control.lanes.sweep is not None and found.control.command == "lanes"
         assert all(float(x) > 50.0 for x in re.findall(r"held-out episodes: (\S+) \+-", printed))
+    if name == "stable_baselines.py":
+        assert re.fullmatch(r"256 decisions in [\d.]+ s; return per episode [\d.]+ -> [\d.]+\n", printed)
+    if name == "clean_ppo.py":
+        rows = re.findall(r"^([\d,]+) decisions, [\d.]+ s: mean reward ([\d.]+), return ([\d.]+)$", printed, re.M)
+        assert [row[0] for row in rows] == ["128", "256"]
+        assert all(0 < float(reward) < float(whole) for _, reward, whole in rows)
 
 
 def test_examples_are_copied_word_for_word():

@@ -26,6 +26,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad": "package",
     "trafficgrad.errors": "foundation",
     "trafficgrad.files": "foundation",
+    "trafficgrad.import_path": "foundation",
     "trafficgrad.tree": "foundation",
     "trafficgrad.config": "foundation",
     "trafficgrad.terminal": "foundation",
@@ -52,6 +53,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.trajectory": "record",
     "trafficgrad.recording": "record",
     "trafficgrad.metrics": "record",
+    "trafficgrad.segments": "simulator",
     "trafficgrad.simulator": "simulator",
     "trafficgrad.scenarios": "scenario",
     "trafficgrad.scenario_sections": "scenario",
@@ -63,6 +65,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.warmup_cache": "scenario",
     "trafficgrad.scenario_base": "scenario",
     "trafficgrad.traffic_scenario": "scenario",
+    "trafficgrad.custom_scenario": "scenario",
     "trafficgrad.function_scenario": "scenario",
     "trafficgrad.scenario_config": "scenario",
     "trafficgrad.scenario_reference": "scenario",
@@ -112,6 +115,10 @@ RESERVED = {
     "gymnasium": {"envs"},
     "scipy": {"control", "studies"},
     "joblib": {"agents"},
+    "pettingzoo": {"envs"},
+    "stable_baselines3": {"envs"},
+    "tensordict": {"envs"},
+    "torchrl": {"envs"},
     "typer": {"cli"},
     "rich": {"foundation", "agents", "studies"},  # foundation: trafficgrad.terminal alone
     "libsumo": {"studies"},
@@ -253,6 +260,15 @@ def test_import_is_light():
     assert run.stdout.strip() == "[]"
 
 
+def test_environments_need_none_of_the_libraries_that_they_can_be_plugged_into():
+    code = "import sys, trafficgrad.envs, trafficgrad.agents; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    others = ["pettingzoo", "torchrl", "tensordict", "stable_baselines3"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *others], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.strip() == "[]"
+
+
 def test_constraints_pin_every_dependency():
     pinned = {
         line.partition("==")[0].lower()
@@ -261,7 +277,7 @@ def test_constraints_pin_every_dependency():
     }
     project = _project()["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["maps"]]  # dev brings maps along
+    wanted = [*project["dependencies"], *extras["dev"], *extras["maps"], *extras["rl"]]  # dev brings both along
     names = {requirement.partition(">")[0].partition("[")[0].lower() for requirement in wanted}
     assert names - pinned == {"trafficgrad"}
 

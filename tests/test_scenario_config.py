@@ -88,7 +88,11 @@ def test_names_of_shipped_scenarios(tmp_path, monkeypatch):
 
 def test_schema_describes_every_setting():
     schema = json_schema()
-    assert [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]] == ["TrafficScenario", "FunctionScenario"]
+    assert [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]] == [
+        "TrafficScenario",
+        "FunctionScenario",
+        "CustomScenario",
+    ]
     assert schema["$defs"]["TrafficScenario"]["properties"]["kind"]["const"] == "traffic"
     assert schema["$defs"]["FunctionScenario"]["properties"]["kind"]["const"] == "function"
     for name, model in schema["$defs"].items():

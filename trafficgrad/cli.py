@@ -28,7 +28,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="Scenario: a YAML file or the name of a shipped one.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Scenario: a YAML file, the name of a shipped one, or module:Class of an environment of your own.",
+    ),
+]
 Run = Annotated[
     str, typer.Argument(metavar="RUN|FILE", help="A training's folder, a checkpoint, a shipped policy, or a scenario.")
 ]

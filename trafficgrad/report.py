@@ -161,9 +161,7 @@ def _achieved(run: LoadedRun, results: dict[str, Episodes]) -> list[str]:
         single = bool((measured["length"] == 1).all())
         wanted = [name for name in ("reward", "return", "length") if name == "reward" or not single]
         wanted += [name for name in measured if name not in ("reward", "return", "length")]
-        columns = {
-            name: evaluation.PLAYED.get(name, evaluation.Column(name.replace("_", " "), 3, form="g")) for name in wanted
-        }
+        columns = {name: evaluation.played_column(run.scenario, name) for name in wanted}
     grid = evaluation.table(results, "", columns)
     what = "held-out traffic seeds, which no training has seen" if columns is None else "episodes"
     late = f" Late: in the last {run.scenario.late_seconds:g} s." if isinstance(run.scenario, TrafficScenario) else ""

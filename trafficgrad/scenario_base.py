@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +9,11 @@ import yaml
 from pydantic import Field, PrivateAttr
 
 from trafficgrad.config import Document, M, StrictModel
+from trafficgrad.errors import TrafficGradError
 
 
 class BaseScenario(StrictModel):
-    """What every scenario file holds. A kind adds its own sections, and says how long an episode is."""
+    """What every scenario file holds. A kind adds its own sections."""
 
     kind: str = Field(description="what is simulated")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names runs and pictures")
@@ -24,11 +24,6 @@ class BaseScenario(StrictModel):
 
     _document: Document = PrivateAttr(default_factory=lambda: Document({}, "the scenario"))
 
-    @property
-    @abstractmethod
-    def horizon(self) -> int:
-        """Decisions of an episode."""
-
     def to_yaml(self) -> str:
         """Every setting written out, defaults too, as YAML that loads to an equal scenario."""
         data = self.model_dump(mode="json")
@@ -38,6 +33,10 @@ class BaseScenario(StrictModel):
     def overridden(self, section: tuple[str, ...]) -> set[str]:
         """Keys of a section that an override set, and not the file."""
         return self._document.overridden(section)
+
+    def error_at(self, path: tuple[str, ...], message: str) -> TrafficGradError:
+        """What to raise about a key of the file where it is more than its form that is wrong, with file and line."""
+        return TrafficGradError(f"{self._document.origin(path)}: {'.'.join(path)}: {message}")
 
     def validate_training(self, model: type[M]) -> M:
         """Check the ``training`` section with ``model``; an error names the file and line it came from.

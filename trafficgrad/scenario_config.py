@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter
 
 from trafficgrad.config import Document, load_document, parse_document
+from trafficgrad.custom_scenario import CustomScenario
 from trafficgrad.drivers_file import with_drivers
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.function_scenario import FunctionScenario
+from trafficgrad.import_path import is_import_path
 from trafficgrad.scenario_roads import PATHS, absolute_path
 from trafficgrad.traffic_scenario import TrafficScenario
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCENARIO_KINDS",
+    "CustomScenario",
     "FunctionScenario",
     "Scenario",
     "TrafficScenario",
@@ -37,10 +40,11 @@ __all__ = [
     "require_traffic",
 ]
 
-Scenario = TrafficScenario | FunctionScenario
-SCENARIO_KINDS: dict[str, type[TrafficScenario] | type[FunctionScenario]] = {
+Scenario = TrafficScenario | FunctionScenario | CustomScenario
+SCENARIO_KINDS: dict[str, type[TrafficScenario] | type[FunctionScenario] | type[CustomScenario]] = {
     "traffic": TrafficScenario,
     "function": FunctionScenario,
+    "custom": CustomScenario,
 }
 
 
@@ -49,7 +53,8 @@ def load_scenario(file: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 
     Parameters:
         file: path of the file or, where there is none, the name of a scenario that ships with the package:
-            ``ring_4lane``, ``ring_4lane.yaml`` and ``scenarios/ring_4lane.yaml`` mean the same.
+            ``ring_4lane``, ``ring_4lane.yaml`` and ``scenarios/ring_4lane.yaml`` mean the same. Or the import path of
+            an environment of one's own, ``my_module:MyEnv``: a scenario of kind ``custom`` without further settings.
         overrides: dotted settings such as ``"network.length=800"`` that replace those of the file.
 
     Files that a scenario names, such as maps, are looked for beside it, in the working folder and among those that ship
@@ -92,10 +97,15 @@ def parse_scenario(text: str, source: str, overrides: Sequence[str] = ()) -> Sce
 
 
 def is_scenario(file: str | Path) -> bool:
-    """Whether :func:`load_scenario` would find a file, by its ending .yaml, or a shipped scenario; it is not read."""
+    """Whether :func:`load_scenario` would find a file, by its ending .yaml, a shipped scenario, or an import path.
+
+    Nothing is read or imported.
+    """
     path = Path(file)
     if path.is_file():
         return path.suffix in (".yaml", ".yml")
+    if is_import_path(str(file)):
+        return True
     return path.parent.as_posix() in (".", "scenarios") and path.name.removesuffix(".yaml") in _shipped()
 
 
@@ -182,6 +192,10 @@ def _find(file: str | Path, overrides: Sequence[str]) -> Document:
     folder, name = path.parent.as_posix(), path.name.removesuffix(".yaml")
     if folder in (".", "scenarios") and name in shipped:
         return parse_document(shipped[name].read_text(encoding="utf-8"), f"scenarios/{name}.yaml", overrides)
+    if is_import_path(str(file)):
+        name = str(file).partition(":")[2].strip("_") or "environment"
+        document = parse_document("{}", str(file), overrides)
+        return replace(document, data={"kind": "custom", "name": name, "environment": str(file), **document.data})
     if path.is_dir():
         raise TrafficGradError(
             f"{file}: is a folder, expected a scenario file (YAML) or the name of a shipped scenario"

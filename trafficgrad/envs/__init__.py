@@ -1,7 +1,11 @@
 """Environments: differentiable and batched (:func:`make_env`), or through gymnasium.
 
 Importing this module registers the gymnasium ids: ``gymnasium.make("trafficgrad.envs:trafficgrad/Ring4Lane-v0")`` and
-``gymnasium.make_vec("trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=64)``.
+``gymnasium.make_vec("trafficgrad.envs:trafficgrad/Ring4Lane-v0", num_envs=64)``. PettingZoo, TorchRL and
+Stable-Baselines3 have their adapters in :mod:`trafficgrad.envs.pettingzoo_adapter`,
+:mod:`trafficgrad.envs.torchrl_adapter` and :mod:`trafficgrad.envs.stable_baselines_adapter`, which import them.
+
+:func:`check_env` tells whether an environment of one's own is what agents rely on.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import gymnasium
 import torch
 
 from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
+from trafficgrad.envs.check import check_env
+from trafficgrad.envs.custom import custom_env
 from trafficgrad.envs.functions import Ackley, DeJong, function_env
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
 from trafficgrad.scenario_config import Scenario
@@ -25,6 +31,7 @@ __all__ = [
     "TrafficEnv",
     "TrafficEnvState",
     "Transition",
+    "check_env",
     "make_env",
 ]
 
@@ -32,6 +39,7 @@ __all__ = [
 ENVIRONMENTS: dict[str, Callable[[Any, int, torch.device | str, torch.dtype], DifferentiableEnv]] = {
     "traffic": TrafficEnv,
     "function": function_env,
+    "custom": custom_env,
 }
 
 

@@ -204,7 +204,7 @@ class TrafficEnv(DifferentiableEnv):
         elapsed = env_state.elapsed + 1
         transition_end = {"terminated": failed, "truncated": (elapsed >= self.horizon) & ~failed}
         transition = Transition(scene.observation, scene.observation, reward, **transition_end, terms=terms)
-        after_reset = self._autoreset(dataclasses.replace(env_state, scene=scene, elapsed=elapsed), transition.done)
+        after_reset = self.restart(dataclasses.replace(env_state, scene=scene, elapsed=elapsed), transition.done)
         return after_reset, dataclasses.replace(transition, observation=after_reset.observation), driven
 
     def _decide(
@@ -282,6 +282,22 @@ class TrafficEnv(DifferentiableEnv):
         """
         return self._judge.rewards_along(trajectory, trajectory.actions)
 
+    def restart(self, env_state: TrafficEnvState, done: Tensor) -> TrafficEnvState:
+        """The worlds ``done`` [B] bool begin anew, from the next states of the pool; :meth:`step` ends with it."""
+        # Looking at the values is free on a CPU; elsewhere it would wait for the device.
+        if self.device.type == "cpu" and not bool(done.any()):
+            return env_state
+        fresh = tree.index(env_state.pool, env_state.pool_next)
+        if self.simulator.demand is not None:  # after those already on their way a row brings others each time
+            fresh = _with_seed(fresh, mix(fresh.traffic.seed, env_state.traffic.seed))
+        size, worlds = env_state.pool.traffic.worlds, len(done)
+        return dataclasses.replace(
+            env_state,
+            scene=tree.where(done, fresh, env_state.scene),
+            elapsed=torch.where(done, 0, env_state.elapsed),
+            pool_next=torch.where(done, (env_state.pool_next + worlds) % size, env_state.pool_next),
+        )
+
     def encode(self, action: Action, traffic: TrafficState) -> Tensor:
         """The action row(s) that make the controlled vehicles do ``action`` now (for scripted controllers)."""
         rows, requests = encode(self.scenario, action, traffic, self.slots, self.switches)
@@ -289,11 +305,14 @@ class TrafficEnv(DifferentiableEnv):
             return torch.cat([rows.flatten(1), requests], 1)
         return rows if len(self.slots) else requests[..., None]
 
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether agents are vehicles that come and go."""
+        return self.agents is not None and len(self.slots) > 0 and self._open
+
     def present(self, env_state: TrafficEnvState) -> Tensor | None:
         """See the base class; on roads that nobody comes to or leaves everybody is always there."""
-        if self.agents is None or not len(self.slots) or not self._open:
-            return None
-        return env_state.traffic.active[:, self.slots]
+        return env_state.traffic.active[:, self.slots] if self.may_be_absent else None
 
     def require_control(self) -> None:
         """See the base class."""
@@ -324,21 +343,6 @@ class TrafficEnv(DifferentiableEnv):
         warm = self.scenario.simulation.warmup_steps * self.simulator.dt
         inflows = self.simulator.demand.inflows
         return all(i.kind != "schedule" and i.begin <= warm and math.isinf(i.end) for i in inflows)
-
-    def _autoreset(self, env_state: TrafficEnvState, done: Tensor) -> TrafficEnvState:
-        # Looking at the values is free on a CPU; elsewhere it would wait for the device.
-        if self.device.type == "cpu" and not bool(done.any()):
-            return env_state
-        fresh = tree.index(env_state.pool, env_state.pool_next)
-        if self.simulator.demand is not None:  # after those already on their way a row brings others each time
-            fresh = _with_seed(fresh, mix(fresh.traffic.seed, env_state.traffic.seed))
-        size, worlds = env_state.pool.traffic.worlds, len(done)
-        return dataclasses.replace(
-            env_state,
-            scene=tree.where(done, fresh, env_state.scene),
-            elapsed=torch.where(done, 0, env_state.elapsed),
-            pool_next=torch.where(done, (env_state.pool_next + worlds) % size, env_state.pool_next),
-        )
 
 
 def _with_seed(scene: Scene, seed: Tensor) -> Scene:
