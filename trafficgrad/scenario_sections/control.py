@@ -98,7 +98,7 @@ class RampConfig(StrictModel):
 class MPCConfig(StrictModel):
     """Model predictive control of the scenario's reward, the controller ``mpc``."""
 
-    horizon: Positive = Field(default=12.0, description="how far ahead it plans, s")
+    horizon: Positive = Field(default=30.0, description="how far ahead it plans, s")
     replan: Positive = Field(default=1.0, description="time between two plans, s")
     iterations: Count = Field(default=4, description="steps along the gradient for each plan")
     step: Positive = Field(default=0.15, description="length of such a step, where bounds are at -1 and 1")
