@@ -82,6 +82,7 @@ def grid(
     seeds: int | None = None,
     suite: str | None = None,
     quick: bool = False,
+    controllers: Sequence[str] = (),
 ) -> Grid:
     """The grid that the command line asks for.
 
@@ -89,6 +90,7 @@ def grid(
         scenarios: files or shipped names; with a suite, those of its scenarios that are wanted, none for all.
         agents: see :func:`parse_rows`; with a suite also labels of its rows. seeds: number of them, 1 to N.
         suite: name of a suite. quick: fewer seeds and a smaller budget.
+        controllers: names or import paths of controllers that drive besides; without a suite or agents, they alone.
 
     Raises:
         TrafficGradError: an unknown suite, a scenario that is not in it, or nothing to compare.
@@ -97,7 +99,8 @@ def grid(
     if known is None:
         if not scenarios:
             raise TrafficGradError(f"name a scenario to compare on, or a suite: --suite {', '.join(SUITES)}")
-        groups: tuple[Group, ...] = (Group("", tuple(scenarios), parse_rows(agents or AGENTS), QUICK, SEEDS),)
+        wanted = () if agents is None and controllers else parse_rows(agents or AGENTS)
+        groups: tuple[Group, ...] = (Group("", tuple(scenarios), wanted, QUICK, SEEDS),)
     else:
         for name in scenarios:
             if name not in known.scenarios:
@@ -110,6 +113,8 @@ def grid(
             _part(known, group, scenarios or (group.quick_scenarios if quick else None), rows) for group in known.groups
         )
         groups = tuple(part for part in parts if part.scenarios and part.rows)
+    driven = tuple(Row(name, "", controller=name) for name in controllers)
+    groups = tuple(replace(group, rows=(*group.rows, *driven)) for group in groups)
     return Grid(groups, QUICK_SEEDS if seeds is None and quick else seeds, known, quick)
 
 

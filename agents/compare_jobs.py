@@ -22,6 +22,8 @@ import yaml
 
 from trafficgrad.agents.checkpoint import CONFIG, LAST
 from trafficgrad.agents.compare_run import GRACE, INTERRUPTED, RESULT, write_json
+from trafficgrad.agents.controllers import find_controller
+from trafficgrad.agents.episodes import held_out_env
 from trafficgrad.agents.experiment import Experiment, load_experiment
 from trafficgrad.agents.suites import SEED, Row
 from trafficgrad.config import flat_keys
@@ -94,6 +96,8 @@ def plan(
     for seed in seeds:
         for scenario in scenarios:
             for row in rows:
+                if row.controller is not None and seed != seeds[0]:
+                    continue  # nothing is trained: it drives the same held-out traffic once
                 job, experiment = _job(scenario, row, seed, settings, runs, quick)
                 if names.setdefault(job.name, scenario) != scenario:
                     raise TrafficGradError(
@@ -115,11 +119,13 @@ def _job(
 ) -> tuple[Job, Experiment]:
     overrides = (*row.overrides_of(seed), *(text.replace(SEED, str(seed)) for text in settings))
     complete = (*ONE_THREAD, *overrides)
-    experiment = load_experiment(scenario, row.agent, seed, complete)
+    experiment = load_experiment(scenario, row.agent or None, seed, complete)
     if quick is not None:
         decisions = max(1, round(quick * experiment.config.decisions))
         complete = (*complete, f"training.decisions={decisions}")
         experiment = replace(experiment, config=experiment.config.model_copy(update={"decisions": decisions}))
+    if row.controller is not None:
+        find_controller(row.controller, held_out_env(experiment.scenario))
     name = experiment.scenario.name
     folder = runs.resolve() / _folder_name(name) / f"{_folder_name(row.label)}_seed{seed}"
     file = str(Path(scenario).resolve()) if Path(scenario).is_file() else scenario
@@ -133,14 +139,18 @@ def _job(
         folder,
         experiment.config.decisions,
         quick is not None,
-        _checksum(experiment),
+        _checksum(experiment, row.controller),
     )
     return job, experiment
 
 
-def _checksum(experiment: Experiment) -> str:
+def _checksum(experiment: Experiment, controller: str | None) -> str:
     """Of all settings that say what is computed; equal where two runs are the same on different machines."""
     settings = _what(experiment.to_yaml())
+    if controller is not None:
+        settings = {key: value for key, value in settings.items() if not key.startswith("training")}
+        scripted = getattr(experiment.scenario, "scripted", None)
+        settings |= {"controller": controller, "scripted": None if scripted is None else scripted.model_dump_json()}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -263,8 +273,8 @@ def run_job(job: Job, command: Sequence[str], stop: Path, starter: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the file tells when to stop
     child = os.getppid() == starter
     job.folder.mkdir(parents=True, exist_ok=True)
-    told = {"scenario": job.scenario, "agent": job.row.agent, "seed": job.seed, "folder": str(job.folder)}
-    write_json(job.folder / JOB, {**told, "overrides": job.settings})
+    told = {"scenario": job.scenario, "agent": job.row.agent or None, "seed": job.seed, "folder": str(job.folder)}
+    write_json(job.folder / JOB, {**told, "overrides": job.settings, "controller": job.row.controller})
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with (job.folder / ERRORS).open("wb") as errors:
         process = subprocess.Popen(

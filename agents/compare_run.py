@@ -1,8 +1,8 @@
-"""One training of a comparison, as a process of its own: ``python -m trafficgrad.agents.compare_run JOB.json``.
+"""One run of a comparison, as a process of its own: ``python -m trafficgrad.agents.compare_run JOB.json``.
 
 It trains, or goes on where the run in the folder stopped, measures the last and the best policy on held-out episodes
-and writes ``result.json`` into the run's folder. When its standard input is closed it saves and ends with exit code
-130: so it neither outlives the process that started it nor loses anything.
+and writes ``result.json`` into the run's folder; a controller only drives held-out episodes. When its standard input is
+closed it saves and ends with exit code 130: so it neither outlives the process that started it nor loses anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import torch
 
 from trafficgrad.agents.actor_critic import Policy
 from trafficgrad.agents.checkpoint import BEST, CONFIG, LAST, load_checkpoint, load_policy
-from trafficgrad.agents.episodes import policy_measures
+from trafficgrad.agents.controllers import find_controller
+from trafficgrad.agents.episodes import held_out_env, held_out_traffic, policy_measures, run_episodes
 from trafficgrad.agents.experiment import Experiment, load_experiment
 from trafficgrad.agents.logging import METRICS
 from trafficgrad.agents.statistics import Array, moving_mean, thin
@@ -40,6 +41,7 @@ RESULT, CLOCK = "result.json", "clock.json"
 INTERRUPTED = 130
 GRACE = 60.0  # s, to save after the standard input was closed
 EPISODES = 64  # held-out ones that judge a policy
+DRIVEN = 20  # those of a controller, which may plan for a while in each
 POINTS = 100  # of a learning curve
 TRACES = ("alpha", "oorr", "gradient_variance", "determinant")  # columns of metrics.csv that a curve keeps
 
@@ -48,13 +50,16 @@ def run(job: dict[str, Any]) -> bool:
     """Train and measure; False: interrupted.
 
     Args:
-        job: ``scenario``, ``agent``, ``seed``, ``overrides``, ``folder``.
+        job: ``scenario``, ``agent``, ``seed``, ``overrides``, ``folder``; ``controller`` where nothing is trained.
 
     Raises:
         TrafficGradError: the configuration does not fit, or the training broke off.
     """
     folder = Path(job["folder"])
     experiment = load_experiment(job["scenario"], job["agent"], int(job["seed"]), job["overrides"])
+    if job.get("controller") is not None:
+        write_json(folder / RESULT, _without_nan(drive(experiment, job["controller"])))
+        return True
     resume = (folder / LAST).is_file()
     if not resume:  # stopped before its first update: nothing is lost
         for name in (CONFIG, BEST, METRICS, CLOCK):
@@ -82,10 +87,37 @@ def run(job: dict[str, Any]) -> bool:
         "paper": float(np.nanmax(moving)) if np.isfinite(moving).any() else math.nan,
         **measures(experiment, folder),
         "episodes": EPISODES,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}",
+        "machine": _machine(),
     }
     write_json(folder / RESULT, {"record": _without_nan(record), "curve": _without_nan(curve(metrics, moving))})
     return True
+
+
+def drive(experiment: Experiment, controller: str) -> dict[str, Any]:
+    """What a controller achieves: ``record``, and a level ``curve`` to compare trainings with.
+
+    Raises:
+        TrafficGradError: there is no such controller here, or no traffic.
+    """
+    env = held_out_env(experiment.scenario)
+    begun, cpu = time.perf_counter(), time.process_time()
+    episodes = run_episodes(env, find_controller(controller, env), held_out_traffic(env, range(DRIVEN)))
+    seconds = time.perf_counter() - begun
+    reached = float(episodes.measures["return"].mean())
+    record = {
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - cpu,
+        "deterministic": reached,
+        "deterministic_length": float(episodes.measures["length"].mean()),
+        "episodes": DRIVEN,
+        "machine": _machine(),
+    }
+    level = {"decisions": [0.0, float(experiment.config.decisions)], "seconds": [0.0, seconds]}
+    return {"record": record, "curve": {**level, "moving_mean": [reached, reached]}}
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
 
 
 def measures(experiment: Experiment, folder: Path) -> dict[str, float]:

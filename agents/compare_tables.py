@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trafficgrad.agents.compare_jobs import Job
-from trafficgrad.agents.compare_run import EPISODES, TRACES
+from trafficgrad.agents.compare_run import DRIVEN, EPISODES, TRACES
 from trafficgrad.agents.statistics import (
     RESAMPLES,
     WINDOW,
@@ -137,7 +137,8 @@ def _explained() -> str:
     return (
         "Undiscounted returns. *Highest moving mean*: the paper's statistic, the maximum over the training of the mean "
         f"over {WINDOW} episodes of the stochastic policy. *Last policy, with noise*, *last policy* and *best policy* "
-        f"(by validation), both without noise: {EPISODES} held-out episodes. Cost: seconds of one thread per update, "
+        f"(by validation), both without noise: {EPISODES} held-out episodes; {DRIVEN} of controllers, which are "
+        "not trained. Cost: seconds of one thread per update, "
         "median over seeds, validation left out; CPU seconds are the mean of a run, wall-clock seconds its median."
     )
 

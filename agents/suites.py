@@ -10,11 +10,12 @@ SEED = "{seed}"  # in a row's overrides: the training seed
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison: an agent, and how it is set up."""
+    """One line of a comparison: an agent, and how it is set up; or a controller, which is not trained."""
 
     label: str  # without commas, so that `--agents` can name it
     agent: str  # kind, or a variant that the scenario names
     overrides: tuple[str, ...] = ()  # dotted key=value; `{seed}` stands for the training seed
+    controller: str | None = None  # name or import path; then `agent` is empty
 
     def overrides_of(self, seed: int) -> tuple[str, ...]:
         """The overrides of one training."""

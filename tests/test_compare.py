@@ -137,6 +137,30 @@ def test_a_grid_is_trained_resumed_and_never_repeated(command, monkeypatch):
     assert "training.gamma = 0.99, now it would be 0.5" in err and "--output" in err
 
 
+def test_controllers_drive_beside_the_agents(command):
+    """A row that is not trained: once, whatever the number of seeds; again only where what it does has changed."""
+    call = ["compare", "ring_1lane", "--controller", "pi saturation", "--controller", "mpc", "--jobs", "1", *SET]
+    call += ["--set=scripted.mpc.horizon=4", "--set=scripted.mpc.candidates=2", "--seeds", "2"]
+    code, out, _ = command(*call)
+    assert code == 0 and "2 of 2 runs" in out
+    rows = {line["row"]: line for line in csv.DictReader(Path("runs/compare/results.csv").read_text().splitlines())}
+    assert set(rows) == {"pi saturation", "mpc"} and rows["mpc"]["episodes"] == "20" and rows["mpc"]["agent"] == ""
+    assert float(rows["mpc"]["deterministic"]) != float(rows["pi saturation"]["deterministic"])
+    assert Path("runs/compare/ring_1lane.png").is_file()
+    grid = compare.grid(["ring_1lane"], "ppo", 2, controllers=["acc"])
+    jobs = compare_jobs.plan(grid.groups[0].scenarios, grid.groups[0].rows, (1, 2), SMALL, Path("elsewhere"))
+    assert [str(job) for job in jobs] == [f"ring_1lane, {row}" for row in ("ppo, seed 1", "acc, seed 1", "ppo, seed 2")]
+    settings = [*SMALL, "training.decisions=64"]
+    (other,) = compare_jobs.plan(["ring_1lane"], grid.groups[0].rows[1:], (1,), settings, Path("elsewhere"))
+    assert other.configuration == jobs[1].configuration  # a budget is nothing to it
+    (other,) = compare_jobs.plan(
+        ["ring_1lane"], grid.groups[0].rows[1:], (1,), [*SMALL, "scripted.mpc.horizon=9"], Path("x")
+    )
+    assert other.configuration != jobs[1].configuration
+    code, _, err = command("compare", "ring_1lane", "--controller", "mcp")
+    assert code == 2 and "did you mean 'mpc'" in err
+
+
 def test_lines_stand_for_runs_whose_folders_are_gone(command, stub):
     """As on another machine, where only the results were brought along."""
     grid = ["compare", "ring_1lane", "--agents", "ppo,gippo", "--seeds", "2", "--jobs", "1", "--output", "out"]

@@ -164,6 +164,10 @@ def compare(
     quick: Annotated[bool, typer.Option("--quick", help="Two seeds and a fraction of the budget.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="Of joblib: loky (this machine), dask or ray (clusters).")] = "loky",
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHO", help="A row that is not trained, repeatable: mpc, acc, ..., or module:object."),
+    ] = None,
     settings: Set = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder; default: runs/compare, runs/compare_quick.")
@@ -180,7 +184,7 @@ def compare(
     if table:
         comparison.renew_table(folder, known)
     else:
-        wanted = comparison.grid(scenarios or (), agents, seeds, suite, quick)
+        wanted = comparison.grid(scenarios or (), agents, seeds, suite, quick, controller or ())
         code = comparison.compare(
             wanted, folder, settings=settings or (), runs=runs, jobs=jobs, backend=backend
         ).exit_code

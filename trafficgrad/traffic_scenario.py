@@ -93,8 +93,9 @@ class TrafficScenario(BaseScenario):
     vehicles: VehiclesConfig = VehiclesConfig()
     drivers: str | None = Field(
         default=None,
+        exclude=True,  # what it names has been taken over
         description="path of a file of `trafficgrad calibrate`; its settings of vehicles.human, car_following and "
-        "lane_change go before those given here, and this key is null once it is read",
+        "lane_change go before those given here",
     )
     initial: InitialConfig = Field(
         default=RowsInitial(),
