@@ -49,14 +49,14 @@ def ten() -> tuple[torch.Tensor, tg.Trajectory]:
 # ---------------------------------------------------------------------- following
 
 
-def test_followers_drive_as_in_the_simulator(ten):
+def test_followers_drive_as_in_the_simulator(ten, each_backend):
     values, record = ten
     found = follow(tg.IDM(), NAMES, values, records_of(record), torch.arange(10), slopes=False)
     torch.testing.assert_close(found.position, record.position[..., 1], rtol=0, atol=1e-8)
     torch.testing.assert_close(found.speed, record.speed[..., 1], rtol=0, atol=1e-9)
 
 
-def test_slopes_are_the_central_differences(ten):
+def test_slopes_are_the_central_differences(ten, each_backend):
     values, record = ten
     records, rows = records_of(record), torch.tensor([3, 0, 3])
     guess = 0.9 * values[rows] + 0.1 * drawn(3, seed=5)
@@ -70,6 +70,25 @@ def test_slopes_are_the_central_differences(ten):
             found.position_slope[..., p], (more.position - less.position) / (2 * h), rtol=1e-4, atol=1e-4
         )
         torch.testing.assert_close(found.speed_slope[..., p], (more.speed - less.speed) / (2 * h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("integrator", ["ballistic", "semi_implicit_euler", "explicit_euler"])
+@pytest.mark.parametrize("model", [tg.IDM(), tg.IDM(exponent=3.5), tg.IDM(desired_gap="paper")])
+def test_the_kernel_follows_as_the_reference_does(ten, monkeypatch, integrator, model):
+    """Free parameters, fixed ones, drivers behind nobody, standstill: all that a record may hold."""
+    records = records_of(ten[1])
+    rear = records.leader_rear.clone()
+    rear[600:700, 4] = torch.inf
+    records, rows = replace(records, leader_rear=rear), torch.tensor([4, 1, 4, 9])
+    names = (*NAMES, "exponent") if model.exponent != 4.0 else NAMES[::-1][:4]
+    values = torch.stack([ten[0][rows, NAMES.index(n)] if n in NAMES else 0.0 * rows + 3.5 for n in names], 1).double()
+    found = []
+    for backend in ("reference", "fused"):
+        monkeypatch.setenv("TRAFFICGRAD_BACKEND", backend)
+        found.append(follow(model, names, values, records, rows, integrator))
+    assert (found[0].speed == 0.0).any()
+    for name in ("position", "speed", "position_slope", "speed_slope"):
+        torch.testing.assert_close(getattr(found[1], name), getattr(found[0], name), rtol=1e-7, atol=1e-7)
 
 
 def test_a_driver_behind_nobody_reaches_its_desired_speed():

@@ -23,7 +23,11 @@ SHORT = ["--set", "simulation.warmup_steps=20", "--set", "simulation.horizon_ste
 EXAMPLES: dict[str, list[str]] = {
     "alpha_policy.py": [],
     "calibrate.py": [],
+    "calibrate_lane_changes.py": ["1500", "1", "80"],
     "mpc.py": [],
+    "plan_trajectory.py": [],
+    "recover_state.py": [],
+    "tune_gains.py": ["300", "2"],
     "learning_study.py": ["--help"],
     "lane_gate_study.py": ["--table"],
     "signal_timing.py": ["--help"],
@@ -106,6 +110,16 @@ def test_examples_run(name, tmp_path):
         truth = [0.8 + 0.8 * i / 9 for i in range(9)]
         assert len(headways) == 9
         assert max(abs(a - b) for a, b in zip(headways, truth, strict=True)) < 0.011
+    if name == "calibrate_lane_changes.py":
+        off = dict(re.findall(r"^(\S.*?) +politeness .* at most (\d+) %", printed, re.M))
+        assert int(off["lanes, straight_through"]) <= 15 < int(off["lanes, blocked"])
+        assert int(off["likelihood of choices"]) <= 15
+    if name == "plan_trajectory.py":
+        human, planned = (float(x) for x in re.findall(r"([\d.]+) % of uniform flow", printed))
+        assert human < 80.0 and planned >= 97.0
+    if name == "recover_state.py":
+        before, after = (float(x) for x in re.findall(r"([\d.]+) m (?:at first|found)", printed))
+        assert after < 0.1 < before
     if name == "mpc.py":
         costs = [float(x) for x in re.findall(r"cost +([\d.]+)", printed)]
         assert len(costs) == 10 and costs[-1] < 0.1 * costs[0]

@@ -79,6 +79,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.agents": "agents",
     "trafficgrad.render": "render",
     "trafficgrad.benchmark": "studies",
+    "trafficgrad.benchmark_calibration": "studies",
     "trafficgrad.benchmark_large": "studies",
     "trafficgrad.benchmark_map": "studies",
     "trafficgrad.benchmark_training": "studies",

@@ -313,6 +313,9 @@ def bench(
     drawing: Annotated[
         bool, typer.Option("--render", help="Pictures a second of the viewer, and how long a film takes, instead.")
     ] = False,
+    fitting: Annotated[
+        bool, typer.Option("--calibration", help="Calibration beside SciPy with finite differences instead.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this JSON file.")] = None,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
@@ -329,6 +332,11 @@ def bench(
 
         _prepare("cpu")
         rows = benchmark_render.run(repetitions)
+    elif fitting:
+        from trafficgrad import benchmark_calibration
+
+        _prepare("cpu")
+        rows = benchmark_calibration.run(repetitions)
     elif on_map or hour:
         rows = benchmark_map.bench(on_map, hour, repetitions, threads or 1)
     else:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from trafficgrad.calibration.trajectories import Trajectories
-from trafficgrad.car_following import CarFollowing
+from trafficgrad.car_following import IDM, CarFollowing
 from trafficgrad.dynamics import Integrator, integrate
 from trafficgrad.errors import TrafficGradError
+from trafficgrad.kernels import following as kernel
+from trafficgrad.kernels import wished
 
 _CHUNK = 2_000_000  # row-times that are differentiated together: bounds memory
 
@@ -189,6 +191,11 @@ def _follow(
     # Gaps are told from the start of each record: positions of kilometres would cost digits of a gap.
     origin = records.position[0, rows]
     rear = rear - origin
+    if isinstance(model, IDM) and wished("auto") != "reference" and kernel.covers(model, names):
+        x, v, by_x, by_v = kernel.follow(
+            model, names, parameters, rear, pace, records.speed[0, rows], records.dt, integrator, slopes
+        )
+        return Followed(x + origin, v, by_x, by_v)
 
     def step(x: Tensor, v: Tensor, rear: Tensor, pace: Tensor, theta: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         driver = replace(model, **dict(zip(names, theta, strict=True)))  # type: ignore[type-var]

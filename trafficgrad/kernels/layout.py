@@ -138,6 +138,17 @@ class WishRecord(ctypes.Structure):
     )
 
 
+class FollowingRecord(ctypes.Structure):
+    """Drivers behind recorded leaders."""
+
+    _fields_ = (
+        *((name, _whole) for name in ("times", "rows", "integrator", "paper_gap", "fourth_power", "wanted")),
+        ("dt", _real),
+        *((name, _pointer) for name in ("which", "value", "leader_rear", "leader_speed", "first_speed")),
+        *((name, _pointer) for name in ("position", "speed", "position_slope", "speed_slope")),
+    )
+
+
 # The members of an outcome, in order; all are whole numbers or addresses, 0 = missing.
 OUTCOME = ("wish", "observation", "term", "measure", "failed", "collided", "bar_observation", "bar_term")
 pack_outcome = struct.Struct(f"={len(OUTCOME)}q").pack

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from trafficgrad.kernels.layout import CALL_BYTES, OUTCOME_BYTES, SIGHT_BYTES, Setup, WishRecord
+from trafficgrad.kernels.layout import CALL_BYTES, OUTCOME_BYTES, SIGHT_BYTES, FollowingRecord, Setup, WishRecord
 
 FOLDER = Path(__file__).parent
 VARIABLE = "TRAFFICGRAD_KERNEL"  # of the environment: another library, for those who work on the kernel
@@ -64,10 +64,10 @@ def library() -> Library:
         return Library(None, "", f"the fused kernel was not built with this installation: {HOW}")
     try:
         functions = ctypes.CDLL(str(path))
-        sizes = (ctypes.c_int64 * 5)()
+        sizes = (ctypes.c_int64 * 6)()
         functions.trafficgrad_sizes(ctypes.byref(sizes))
-        expected = (ctypes.sizeof(Setup), CALL_BYTES, SIGHT_BYTES, ctypes.sizeof(WishRecord), OUTCOME_BYTES)
-        if tuple(sizes) != expected:
+        records = [ctypes.sizeof(record) for record in (Setup, WishRecord, FollowingRecord)]
+        if tuple(sizes) != (records[0], CALL_BYTES, SIGHT_BYTES, records[1], OUTCOME_BYTES, records[2]):
             return Library(None, "", f"{path.name} belongs to another version of trafficgrad: {HOW}")
         functions.trafficgrad_variant.restype = ctypes.c_char_p
         variant = functions.trafficgrad_variant().decode()
@@ -79,6 +79,8 @@ def library() -> Library:
             entry = getattr(functions, f"trafficgrad_{name}")
             entry.restype = None
             entry.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
+        functions.trafficgrad_follow.restype = None
+        functions.trafficgrad_follow.argtypes = [ctypes.POINTER(FollowingRecord)]
         for kind in ("float", "double"):
             look = getattr(functions, f"trafficgrad_look_{kind}")
             look.restype, look.argtypes = None, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]

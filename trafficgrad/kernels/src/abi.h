@@ -176,13 +176,25 @@ struct Outcome {
     const void *bar_observation, *bar_term;
 };
 
+// Drivers behind recorded leaders: M rows of T times, double throughout. Positions count from each row's first.
+struct Following {
+    int64_t times, rows, integrator, paper_gap, fourth_power, wanted;  // wanted: P slopes
+    double dt;
+    const int64_t *which;                           // [P], among desired speed to exponent, the parameters of IDM
+    const double *value;                            // [M, 6], of every row's driver
+    const double *leader_rear, *leader_speed;       // [T, M]; rear inf = nobody
+    const double *first_speed;                      // [M]
+    double *position, *speed;                       // [T, M]
+    double *position_slope, *speed_slope;           // [T, M, P], or null
+};
+
 #if defined(_WIN32)
 #define TRAFFICGRAD_EXPORT extern "C" __declspec(dllexport)
 #else
 #define TRAFFICGRAD_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *sizes);  // of Setup, Call, Sight, Wish, Outcome
+TRAFFICGRAD_EXPORT void trafficgrad_sizes(int64_t *sizes);  // of Setup, Call, Sight, Wish, Outcome, Following
 TRAFFICGRAD_EXPORT const char *trafficgrad_variant(void);       // the build that runs
 TRAFFICGRAD_EXPORT int64_t trafficgrad_use(const char *variant);  // another build; 0 where this CPU cannot run it
 TRAFFICGRAD_EXPORT int64_t trafficgrad_saved_bytes(
@@ -195,3 +207,4 @@ TRAFFICGRAD_EXPORT void trafficgrad_look_float(const Setup *setup, const Call *c
 TRAFFICGRAD_EXPORT void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight);
 TRAFFICGRAD_EXPORT void trafficgrad_look_back_float(const Call *call, const Sight *sight);
 TRAFFICGRAD_EXPORT void trafficgrad_look_back_double(const Call *call, const Sight *sight);
+TRAFFICGRAD_EXPORT void trafficgrad_follow(const Following *following);

@@ -6,6 +6,7 @@
 #include "variant.h"
 
 #define TG_VARIANT shared
+#include "following.h"
 #include "memory.h"
 
 namespace generic { extern const Variant variant; }
@@ -95,6 +96,7 @@ void trafficgrad_sizes(int64_t *sizes) {
     sizes[2] = sizeof(Sight);
     sizes[3] = sizeof(Wish);
     sizes[4] = sizeof(Outcome);
+    sizes[5] = sizeof(Following);
 }
 
 const char *trafficgrad_variant(void) { return variant().name; }
@@ -132,3 +134,4 @@ void trafficgrad_look_float(const Setup *setup, const Call *call, const Sight *s
 void trafficgrad_look_double(const Setup *setup, const Call *call, const Sight *sight) { look(*setup, *call, *sight, true); }
 void trafficgrad_look_back_float(const Call *call, const Sight *sight) { look_back(*call, *sight, false); }
 void trafficgrad_look_back_double(const Call *call, const Sight *sight) { look_back(*call, *sight, true); }
+void trafficgrad_follow(const Following *following) { shared::follow_all(*following); }
