@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ def noisy_records(drivers: int, seed: int = 0) -> tuple[FollowingRecords, Reals]
     t = np.arange(0.0, SECONDS + DT / 2, DT)
     pace = torch.from_numpy(np.interp(t, *_PROFILE))
     place = torch.cat([torch.zeros(1, dtype=torch.float64), (0.5 * DT * (pace[1:] + pace[:-1])).cumsum(0)]) + 40.0
-    model = IDM(**dict(zip(FREE, truth.unbind(-1), strict=True)))
+    parameters: dict[str, Any] = dict(zip(FREE, truth.unbind(-1), strict=True))
+    model = IDM(**parameters)
     x, v, push = torch.zeros(drivers).double(), torch.full((drivers,), 14.0).double(), torch.zeros(drivers).double()
     xs, vs = [x], [v]
     for k in range(len(t) - 1):

@@ -56,11 +56,10 @@ def follow(
     position, speed = torch.empty(2, times, rows, dtype=torch.float64).unbind()
     by = torch.empty(2, times, rows, len(names) if slopes else 0, dtype=torch.float64).unbind()
     four = "exponent" not in names and model.exponent == 4.0
-    record = FollowingRecord(
-        times, rows, INTEGRATORS.index(integrator), model.desired_gap == "paper", four, len(names), dt
-    )
+    paper, number = model.desired_gap == "paper", INTEGRATORS.index(integrator)
+    record = FollowingRecord(times, rows, number, paper, four, len(names), dt)
     places = [x.data_ptr() for x in (*given, position, speed)] + [x.data_ptr() if slopes else 0 for x in by]
-    for (name, _), place in zip(FollowingRecord._fields_[7:], places, strict=True):
-        setattr(record, name, place)
+    for field, place in zip(FollowingRecord._fields_[7:], places, strict=True):
+        setattr(record, field[0], place)
     functions.trafficgrad_follow(ctypes.byref(record))
     return position, speed, *(by if slopes else (None, None))
