@@ -146,12 +146,16 @@ class Experiment:
 
     ``evaluate`` judges a deterministic policy: it returns named numbers, and a larger ``score`` decides which policy is
     the best. Without it the return of the training episodes decides.
+
+    ``agent`` makes an agent of one's own from networks and generator; it takes the place of the one that
+    ``config.agent`` describes, which then only says what an advantage is.
     """
 
     env: DifferentiableEnv
     config: TrainingConfig
     scenario: Any = None  # a trafficgrad.scenario_config.Scenario, saved with the run
     evaluate: Callable[[Policy], dict[str, float]] | None = None
+    agent: Callable[[ActorCritic, torch.Generator], Agent] | None = None
 
     def __post_init__(self) -> None:
         env, config = self.env, self.config
@@ -178,17 +182,18 @@ class Experiment:
         return networks.to(device=self.config.resolve_device(), dtype=self.config.torch_dtype)
 
     def build_agent(self, networks: ActorCritic, generator: torch.Generator) -> Agent:
-        """The agent that ``training.agent`` describes.
+        """The agent that ``agent`` makes or else ``training.agent`` describes.
 
         Raises:
             TrafficGradError: it needs gradients that the environment does not have.
         """
         config = self.config.agent
-        agent = AGENTS[config.kind].build(config, networks, generator)
+        if self.agent is not None:
+            agent, name = self.agent(networks, generator), "of your own"
+        else:
+            agent, name = AGENTS[config.kind].build(config, networks, generator), repr(config.kind)
         if agent.needs_gradient and not self.env.differentiable:
-            raise TrafficGradError(
-                f"agent {config.kind!r} needs a differentiable environment, this one is not: use agent 'ppo'"
-            )
+            raise TrafficGradError(f"agent {name} needs a differentiable environment, this one is not: use agent 'ppo'")
         return agent
 
     def to_yaml(self) -> str:

@@ -285,7 +285,8 @@ def _columns(experiment: Experiment) -> dict[str, str]:
     columns |= {"reward": "reward", "return": "episode_return"}
     columns |= {name: name for name in experiment.env.task_measures}
     columns["score"] = "score"
-    if experiment.config.agent.kind == "gippo" and experiment.config.agent.use_gradient:
+    own, config = experiment.agent is not None, experiment.config.agent
+    if not own and config.kind == "gippo" and config.use_gradient:
         columns |= {"alpha": "alpha", "oorr": "oorr", "|dA/da|": "gradient_norm"}
     else:
         columns |= {"grad": "actor_gradient_norm"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+import trafficgrad
 from trafficgrad.agents.experiment import TrainingConfig, load_experiment
 from trafficgrad.agents.train import train
 from trafficgrad.scenario_config import load_scenario, parse_scenario
 from trafficgrad.scenario_reference import reference
+from trafficgrad.state import TrafficState
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = sorted((ROOT / "docs" / "api").glob("*.md"))
 SHORT = ["--set", "simulation.warmup_steps=20", "--set", "simulation.horizon_steps=200"]
 # Arguments that make an example short; what needs hours is shown that it starts.
 EXAMPLES: dict[str, list[str]] = {
@@ -172,7 +176,23 @@ def test_commands_in_documents_exist(capsys):
 
 
 def test_links_lead_somewhere():
-    for document in DOCUMENTS:
+    for document in [*DOCUMENTS, *REFERENCE]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = {name for page in REFERENCE for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)}
+    missing = [name for name in trafficgrad.__all__ if f"trafficgrad.{name}" not in shown]
+    assert not missing, "add `::: trafficgrad.NAME` to a page of docs/api"
+
+
+def test_the_table_of_fields_is_whole():
+    """docs/model.md: every field of a state with its shape and unit, as its line in state.py says."""
+    source = (ROOT / "trafficgrad" / "state.py").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\[B.*?\]) \| (\S*) ?\| ", (ROOT / "docs" / "model.md").read_text(), re.M)
+    assert [name for name, _, _ in rows] == [field.name for field in dataclasses.fields(TrafficState)]
+    for name, shape, unit in rows:
+        (said,) = re.findall(rf"^    {name}: Tensor.*# (\[B.*)$", source, re.M)
+        assert said.startswith(f"{shape} {unit}".strip()), f"{name}: {said}"

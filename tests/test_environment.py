@@ -314,3 +314,32 @@ def test_env_state_is_a_tree_that_moves(env: TrafficEnv) -> None:
     state = env.reset(2, torch.Generator().manual_seed(0))
     moved = tree.move(state, dtype=torch.float32)
     assert moved.observation.dtype == torch.float32 and moved.traffic.lane.dtype == torch.int64
+
+
+def test_rewards_of_ones_own_are_added_to_those_of_the_scenario() -> None:
+    """The scenario's term as a function of one's own: the same reward and the same gradients."""
+
+    def own(state, action, after, overlapping, simulator):  # type: ignore[no-untyped-def]
+        assert overlapping.shape == (after.worlds,) and action.acceleration.shape == (after.worlds, 4)
+        return after.speed.mean(-1) / 10.0
+
+    term = ["reward=[{kind: mean_speed, scale: 10.0, weight: 0.5}, {kind: collision}]"]
+    without = ["reward=[{kind: collision}]"]
+    theirs = TrafficEnv(load_scenario("ring_4lane", QUICK + term), dtype=torch.float64)
+    ours = TrafficEnv(load_scenario("ring_4lane", QUICK + without), dtype=torch.float64, rewards={"own": (0.5, own)})
+    found = []
+    for env in (theirs, ours, ours.with_simulator(replace(ours.simulator, backend="reference"))):
+        state = env.reset(3, torch.Generator().manual_seed(0))
+        action = torch.zeros(3, 4, 2, dtype=torch.float64, requires_grad=True)
+        _, transition = env.step(state, action)
+        (slope,) = torch.autograd.grad(transition.reward.sum(), action)
+        found.append(torch.cat([transition.reward.detach(), slope.flatten()]))
+    assert "own" in transition.terms
+    assert bool((found[0][3:] != 0).any())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-12)
+
+
+def test_a_reward_of_ones_own_has_a_name_of_its_own() -> None:
+    with pytest.raises(TrafficGradError, match="the scenario has a term 'pace' already"):
+        TrafficEnv(load_scenario("ring_4lane", QUICK), rewards={"pace": (1.0, lambda *step: step[2].speed.mean(-1))})

@@ -13,7 +13,7 @@ from trafficgrad.agents import NonFiniteError
 from trafficgrad.agents.checkpoint import load_checkpoint, load_policy
 from trafficgrad.agents.experiment import Experiment, TrainingConfig, load_experiment, switch_agent
 from trafficgrad.agents.logging import MetricsFile
-from trafficgrad.agents.lr import LRConfig
+from trafficgrad.agents.lr import LR, LRConfig
 from trafficgrad.agents.ppo import PPOConfig
 from trafficgrad.agents.rp import RPConfig
 from trafficgrad.agents.train import train
@@ -347,3 +347,27 @@ def test_metrics_file_grows_columns_and_forgets_what_will_come_again(tmp_path):
 def test_experiment_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         experiment().config = None
+
+
+def test_an_agent_of_ones_own_is_trained_like_any_other(tmp_path):
+    config = LRConfig.model_validate(SMALL_AGENTS["lr"])
+    built_in = experiment(agent="lr")
+    own = dataclasses.replace(built_in, agent=lambda networks, generator: LR(config, networks, generator))
+    train(built_in, tmp_path / "built_in", progress=False)
+    train(own, tmp_path / "own", progress=False)
+    assert same(load_checkpoint(tmp_path / "own" / "last.pt"), load_checkpoint(tmp_path / "built_in" / "last.pt"))
+    longer = dataclasses.replace(own, config=experiment(iterations=6, agent="lr").config)
+    assert train(longer, tmp_path / "own", resume=True, progress=False).iterations == 6
+
+
+def test_an_agent_of_ones_own_that_needs_gradients_is_refused_where_there_are_none():
+    class Blind(ToyEnv):
+        differentiable = False
+
+    class Greedy(LR):
+        needs_gradient = True
+
+    wants = experiment(agent="lr", env=Blind())
+    wants = dataclasses.replace(wants, agent=lambda networks, generator: Greedy(LRConfig(), networks, generator))
+    with pytest.raises(TrafficGradError, match="agent of your own needs a differentiable environment"):
+        wants.build_agent(wants.build_networks(), torch.Generator())

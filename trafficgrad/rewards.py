@@ -28,9 +28,10 @@ from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, TrafficState
 
 RewardFunction = Callable[[TrafficState, Action | None, TrafficState, Tensor, Simulator], Tensor]
+WeightedReward = tuple[float, RewardFunction]
 
 
-def reward_terms(terms: Sequence[RewardTerm], human: Tensor) -> dict[str, tuple[float, RewardFunction]]:
+def reward_terms(terms: Sequence[RewardTerm], human: Tensor) -> dict[str, WeightedReward]:
     """Weight and function of each configured term. ``human`` [N] bool: slots of the ordinary vehicles."""
     return {term.kind: (term.weight, _function(term, human)) for term in terms}
 

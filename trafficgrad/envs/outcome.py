@@ -6,7 +6,7 @@ reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from trafficgrad import metrics, tree
+from trafficgrad.errors import TrafficGradError
 from trafficgrad.failures import failures
 from trafficgrad.kernels.decision import Decision, Wish
 from trafficgrad.kernels.layout import TERMS
-from trafficgrad.rewards import reward_terms
+from trafficgrad.rewards import WeightedReward, reward_terms
 from trafficgrad.scenario_sections.task import (
     LanesObservation,
     LocalObservation,
@@ -120,10 +121,20 @@ def _scale_of(term: RewardTerm) -> float:
 class Judge:
     """What a scenario makes of decisions."""
 
-    def __init__(self, scenario: TrafficScenario, simulator: Simulator, human: Tensor) -> None:
-        """``human`` [N] bool: slots of the ordinary vehicles."""
+    def __init__(
+        self,
+        scenario: TrafficScenario,
+        simulator: Simulator,
+        human: Tensor,
+        rewards: Mapping[str, WeightedReward] | None = None,
+    ) -> None:
+        """``human`` [N] bool: slots of the ordinary vehicles. ``rewards``: beside those of the scenario."""
         self._config, self._simulator, self._human = scenario.failure, simulator, human
         self.rewards = reward_terms(scenario.reward, human)
+        for name, term in (rewards or {}).items():
+            if name in self.rewards:
+                raise TrafficGradError(f"rewards: the scenario has a term {name!r} already, give yours another name")
+            self.rewards[name] = term
         self.target = next((term.target for term in scenario.reward if isinstance(term, PaceReward)), None)
         self._looks = isinstance(scenario.observation, LanesObservation)  # the kernel does not know it
         self.is_open = simulator.demand is not None or not simulator.network.is_closed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from trafficgrad.envs.outcome import Driven, Judge, Outcome, wish_of
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.observations import controlled_signals, observation_labels, observe
 from trafficgrad.randomness import mix
+from trafficgrad.rewards import WeightedReward
 from trafficgrad.simulator import Simulator
 from trafficgrad.state import Action, Neighbors, TrafficState
 from trafficgrad.traffic_scenario import TrafficScenario
@@ -80,8 +82,16 @@ class TrafficEnv(DifferentiableEnv):
         seed: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        rewards: Mapping[str, WeightedReward] | None = None,
     ) -> None:
-        """``seed`` draws the table of human drivers."""
+        """``seed`` draws the table of human drivers.
+
+        ``rewards``: weight and function of terms that are added to those of the scenario, by name; see
+        :mod:`trafficgrad.rewards`. They are computed in PyTorch.
+
+        Raises:
+            TrafficGradError: the scenario has a term of that name.
+        """
         self.scenario, self.device, self.dtype = scenario, torch.device(device), dtype
         self.simulator = scenario.build(seed, dtype, device)
         self.slots = self.simulator.fleet.slots
@@ -91,7 +101,8 @@ class TrafficEnv(DifferentiableEnv):
         self.switches = Switches(signals, count)
         self.human = torch.ones(scenario.total, dtype=torch.bool, device=self.device)
         self.human[self.slots] = False
-        self._judge = Judge(scenario, self.simulator, self.human)
+        self._rewards = dict(rewards or {})
+        self._judge = Judge(scenario, self.simulator, self.human, self._rewards)
         shared = scenario.observation.shared
         rows = len(self.slots) or len(signals)
         self.agents = rows if shared else None
@@ -108,7 +119,8 @@ class TrafficEnv(DifferentiableEnv):
         self.target = self._judge.target
         self.task_measures = ("mean_speed", "speed_deviation") if self.target is None else ("speed_error", "mean_speed")
         self._open = self._judge.is_open
-        self._wish = None if self.simulator.demand is not None else wish_of(scenario, self.target)
+        known = self.simulator.demand is None and not self._rewards  # to the fused kernel
+        self._wish = wish_of(scenario, self.target) if known else None
         self._lanes = self._lane_command()
         self._bounds = ActionBounds(scenario, self.dtype, self.device)
 
@@ -118,7 +130,7 @@ class TrafficEnv(DifferentiableEnv):
         """The same environment on another simulator of the same vehicles, with other parameters."""
         other = copy.copy(self)
         other.simulator = simulator
-        other._judge = Judge(self.scenario, simulator, self.human)
+        other._judge = Judge(self.scenario, simulator, self.human, self._rewards)
         other._lanes = other._lane_command()
         return other
 
