@@ -247,7 +247,8 @@ def _tracks(table: _Table, path: Path) -> list[Wholes]:
     whole = np.all([np.isfinite(x) for x in needed], axis=0)
     order = np.lexsort((table.numbers["time"], table.vehicle))
     order = order[whole[order]]
-    tracks = [order[table.vehicle[order] == vehicle] for vehicle in range(len(table.ids))]
+    ends = np.searchsorted(table.vehicle[order], np.arange(1, len(table.ids)))
+    tracks = np.split(order, ends)
     for vehicle, rows in enumerate(tracks):
         same = np.diff(table.numbers["time"][rows]) <= 0
         if same.any():

@@ -10,23 +10,16 @@ from torch import Tensor
 
 from trafficgrad.car_following import IDM, CarFollowing
 from trafficgrad.dynamics import INTEGRATORS, Integrator
-from trafficgrad.kernels.layout import FollowingRecord
+from trafficgrad.kernels.layout import PARAMETERS, FollowingRecord
 from trafficgrad.kernels.library import library
 
-PARAMETERS = (
-    "desired_speed",
-    "time_headway",
-    "max_acceleration",
-    "comfortable_deceleration",
-    "min_gap",
-    "exponent",
-)
+IDM_PARAMETERS = PARAMETERS[:6]  # desired speed to exponent
 
 
 def covers(model: CarFollowing, names: Sequence[str]) -> bool:
     """Whether the kernel is there and knows this model."""
-    alike = all(not isinstance(getattr(model, name, None), Tensor) for name in PARAMETERS)
-    return type(model) is IDM and alike and set(names) <= set(PARAMETERS) and library().functions is not None
+    alike = all(not isinstance(getattr(model, name, None), Tensor) for name in IDM_PARAMETERS)
+    return type(model) is IDM and alike and set(names) <= set(IDM_PARAMETERS) and library().functions is not None
 
 
 def follow(
@@ -49,8 +42,8 @@ def follow(
     functions = library().functions
     assert functions is not None
     times, rows = leader_rear.shape
-    values = torch.tensor([float(getattr(model, name)) for name in PARAMETERS], dtype=torch.float64).repeat(rows, 1)
-    which = torch.tensor([PARAMETERS.index(name) for name in names])
+    values = torch.tensor([float(getattr(model, name)) for name in IDM_PARAMETERS], dtype=torch.float64).repeat(rows, 1)
+    which = torch.tensor([IDM_PARAMETERS.index(name) for name in names])
     values[:, which] = parameters
     given = [x.contiguous() for x in (which, values, leader_rear, leader_speed, first_speed)]
     position, speed = torch.empty(2, times, rows, dtype=torch.float64).unbind()
