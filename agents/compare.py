@@ -189,7 +189,7 @@ def compare(
     settings: Sequence[str] = (),
     runs: Path | None = None,
     jobs: int | None = None,
-    backend: str = "loky",
+    backend: str = "local",
     console: Console | None = None,
 ) -> Ended:
     """Run what has not been run yet, several at a time, and write results, curves and table into ``output``.
@@ -199,7 +199,7 @@ def compare(
 
     Args:
         settings: dotted ``key=value`` for all rows. runs: folder of the run folders; default: ``output/runs``.
-        jobs: runs at a time; default: one for every core. backend: of joblib: loky, dask, ray.
+        jobs: runs at a time; default: one for every core. backend: local (this machine), dask, ray.
 
     Raises:
         TrafficGradError: anything that does not fit, before the first run starts.

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,8 +31,8 @@ from trafficgrad.errors import TrafficGradError, nearest_name
 JOB, OUTCOME, ERRORS = "job.json", "outcome.json", "errors.log"
 COMMAND = (sys.executable, "-m", "trafficgrad.agents.compare_run")
 ONE_THREAD = ("training.threads=1", "training.simulator_threads=1")  # runs side by side don't disturb each other
-BACKENDS = {"loky": "joblib", "dask": "dask[distributed]", "ray": "ray[default]"}  # name -> what to install
-_MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
+BACKENDS = {"local": "joblib", "dask": "dask[distributed]", "ray": "ray[default]"}  # name -> what to install
+_MODULES = {"local": "joblib", "dask": "distributed", "ray": "ray"}
 _POLL = 0.2  # s between two looks at a process
 # Settings that do not say what is computed.
 _BESIDE = ("description", "training.threads", "training.simulator_threads", "training.device", "scripted")
@@ -223,10 +222,8 @@ def dispatch(jobs: Sequence[Job], workers: int | None, backend: str, stop: Path)
         workers: None: one for every core that this process may use, on a cluster all its workers.
     """
     with _backend(backend, workers):
-        count = workers or (joblib.cpu_count() if backend == "loky" else -1)
-        joblib.Parallel(n_jobs=count, batch_size=1)(
-            joblib.delayed(run_job)(job, COMMAND, stop, os.getpid()) for job in jobs
-        )
+        count = workers or (joblib.cpu_count() if backend == "local" else -1)
+        joblib.Parallel(n_jobs=count, batch_size=1)(joblib.delayed(run_job)(job, COMMAND, stop) for job in jobs)
 
 
 @contextlib.contextmanager
@@ -251,27 +248,21 @@ def _backend(name: str, workers: int | None) -> Iterator[None]:
         with joblib.parallel_config(backend="ray"):
             yield
     else:
-        with joblib.parallel_config(backend="loky"):
-            try:
-                yield
-            finally:
-                # Idle workers would wait for minutes for the next call.
-                joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+        with joblib.parallel_config(backend="threading"):  # a thread does nothing but wait for its process
+            yield
 
 
-def run_job(job: Job, command: Sequence[str], stop: Path, starter: int) -> None:
+def run_job(job: Job, command: Sequence[str], stop: Path) -> None:
     """Run one job in a process of its own, wait for it and write down its outcome; called in a worker of the backend.
+
+    The process ends likewise where the worker dies: its standard input is closed then.
 
     Args:
         command: program that reads the job's JSON file.
         stop: when this file appears the job is told to save and to end.
-        starter: process that dispatches; where it is this one's parent and dies the job ends likewise.
     """
     if stop.exists():
         return
-    if os.getpid() != starter and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the file tells when to stop
-    child = os.getppid() == starter
     job.folder.mkdir(parents=True, exist_ok=True)
     told = {"scenario": job.scenario, "agent": job.row.agent or None, "seed": job.seed, "folder": str(job.folder)}
     write_json(job.folder / JOB, {**told, "overrides": job.settings, "controller": job.row.controller})
@@ -288,7 +279,7 @@ def run_job(job: Job, command: Sequence[str], stop: Path, starter: int) -> None:
         assert process.stdin is not None
         try:
             while process.poll() is None:
-                if stop.exists() or (child and os.getppid() != starter):
+                if stop.exists():
                     process.stdin.close()  # it saves and ends
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(GRACE)
@@ -300,8 +291,6 @@ def run_job(job: Job, command: Sequence[str], stop: Path, starter: int) -> None:
                 process.kill()
                 process.wait()
             process.stdin.close()
-    if child and os.getppid() != starter:
-        os._exit(1)  # nobody waits for the outcome: this worker would stay idle, or begin the next job
     write_json(job.folder / OUTCOME, asdict(_judge(job, process.returncode, stop)))
 
 

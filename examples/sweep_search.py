@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=30)
     parser.add_argument("--population", type=int, default=32)
     parser.add_argument("--worlds", type=int, default=16, help="episodes that judge one candidate")
+    parser.add_argument("--held-out", type=int, default=64, help="episodes that judge the end of the search")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -95,8 +96,9 @@ def main() -> None:
         print("stopped; the centre of the search so far:", file=sys.stderr)
     found = settings(mean)
     for label, own in (("with that noise", std), ("without noise", 0.0)):
-        held_out = returns(options.scenario, found, own, 64, options.seed, HELD_OUT)
-        print(f"return {label}, 64 held-out episodes: {held_out.mean():.1f} +- {held_out.std() / 8.0:.1f}")
+        reached = returns(options.scenario, found, own, options.held_out, options.seed, HELD_OUT)
+        error = reached.std() / math.sqrt(options.held_out)
+        print(f"return {label}, {options.held_out} held-out episodes: {reached.mean():.1f} +- {error:.1f}")
     print(" ".join(f"--set {text}" for text in found))
 
 

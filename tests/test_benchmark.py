@@ -75,7 +75,6 @@ def test_pictures_and_a_film_are_measured(monkeypatch: pytest.MonkeyPatch) -> No
     console = Console(file=output, width=160)
     rows = benchmark_render.run(1, (benchmark.Size(1, 12, 2),), ("pace_car_1lane", 0.3), 3, console)
     assert [row.unit for row in rows] == ["pictures/s", "pictures/s", "s"] and all(row.value > 0 for row in rows)
-    assert rows[0].value > rows[1].value  # overlays cost something
     assert "12 vehicles, 1280 x 720, all overlays but the gradient" in output.getvalue()
 
 

@@ -84,7 +84,7 @@ def lines_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_grid_is_trained_resumed_and_never_repeated(command, monkeypatch):
-    """Two agents, two seeds, two at a time; one run was interrupted before."""
+    """Two agents, both at a time; one run was interrupted before."""
     iterate = _Session.iterate
 
     def interrupted(session):
@@ -99,27 +99,25 @@ def test_a_grid_is_trained_resumed_and_never_repeated(command, monkeypatch):
         assert train(experiment, folder, progress=False).interrupted
     begun = lines_of(folder / "metrics.csv")
 
-    grid = ["compare", "ring_1lane", "--seeds", "2", "--jobs", "2", "--output", "out", *SET]
+    grid = ["compare", "ring_1lane", "--seeds", "1", "--jobs", "2", "--output", "out", *SET]
     code, out, err = command(*grid, "--agents", "ppo,gippo")
     assert code == 0, err
-    assert "4 of 4 runs done" in out
+    assert "2 of 2 runs done" in out
     assert out.endswith("out/table.md\nout/ring_1lane.png\n")
 
     results = lines_of(Path("out/results.csv"))
     assert list(results[0]) == list(COLUMNS)
-    assert [(line["row"], line["seed"]) for line in results] == [
-        (row, seed) for row in ("ppo", "gippo") for seed in "12"
-    ]
+    assert [(line["row"], line["seed"]) for line in results] == [("ppo", "1"), ("gippo", "1")]
     for line in results:
         assert (line["status"], line["updates"], line["decisions"], line["episodes"]) == ("finished", "4", "32", "64")
         for name in ("paper", "final_stochastic", "deterministic", "best_deterministic", "cpu_per_update", "seconds"):
             assert np.isfinite(float(line[name])), name
         assert 0 < float(line["deterministic_length"]) <= 40 and "torch" in line["machine"]
     curves = lines_of(Path("out/curves.csv"))
-    assert len(curves) == 4 * 4 and {line["row"] for line in curves} == {"ppo", "gippo"}
+    assert len(curves) == 2 * 4 and {line["row"] for line in curves} == {"ppo", "gippo"}
     assert all(line["alpha"] for line in curves if line["row"] == "gippo")
     assert Path("out/ring_1lane.png").stat().st_size > 10_000
-    assert "| ppo | 2 |" in Path("out/table.md").read_text()
+    assert "| ppo | 1 |" in Path("out/table.md").read_text()
 
     # What was interrupted went on: its first update is still the same.
     assert lines_of(folder / "metrics.csv")[0]["seconds"] == begun[0]["seconds"] and len(begun) == 1
@@ -130,7 +128,7 @@ def test_a_grid_is_trained_resumed_and_never_repeated(command, monkeypatch):
     code, out, err = command(*grid, "--agents", "gippo")
     assert code == 0, err
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    assert len(lines_of(Path("out/results.csv"))) == 4  # those of the other row stay
+    assert len(lines_of(Path("out/results.csv"))) == 2  # those of the other row stay
 
     code, out, err = command(*grid, "--agents", "ppo", "--set=training.gamma=0.5")
     assert (code, out) == (2, "") and err.count("\n") == 1
@@ -301,7 +299,7 @@ def test_only_the_table(command, stub):
         (["ring_1lane", "--agents", "ppo,ppo"], ["'ppo' is there twice"]),
         (["ring_1lane", "ring_1lane"], ["'ring_1lane' is there twice"]),
         (["ring_1lane", "--agents", "x=1,ppo"], ["expected NAME", "'x=1'"]),
-        (["ring_1lane", "--backend", "locky"], ["'locky'", "did you mean 'loky'", "dask"]),
+        (["ring_1lane", "--backend", "locla"], ["'locla'", "did you mean 'local'", "dask"]),
         (["ring_1lane", "--suite", "pacecars"], ["did you mean 'pacecar'"]),
         (["pace_car_5lane", "--suite", "pacecar"], ["no scenario 'pace_car_5lane'", "did you mean"]),
         (["ring_1lane", "--seeds", "0"], ["--seeds"]),

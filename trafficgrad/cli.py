@@ -163,7 +163,7 @@ def compare(
     suite: Annotated[str | None, typer.Option(help="Scenarios and rows: functions, pacecar or paper.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two seeds and a fraction of the budget.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")] = None,
-    backend: Annotated[str, typer.Option(help="Of joblib: loky (this machine), dask or ray (clusters).")] = "loky",
+    backend: Annotated[str, typer.Option(help="local (this machine), or joblib's dask or ray (clusters).")] = "local",
     controller: Annotated[
         list[str] | None,
         typer.Option(metavar="WHO", help="A row that is not trained, repeatable: mpc, acc, ..., or module:object."),
