@@ -20,6 +20,7 @@ from trafficgrad.calibration import (
     following_records,
     read_trajectories,
 )
+from trafficgrad.calibration.car_following_fit import condensed
 from trafficgrad.calibration.lane_change_fit import calibrate_lane_changes
 from trafficgrad.calibration.lockstep import solve_together
 
@@ -177,13 +178,44 @@ def test_noise_leaves_the_fit_near_the_truth_and_its_errors_told(ten):
     assert ((missed < 4.0 * found.standard_error) | (missed < 0.02)).mean() > 0.9
 
 
-def test_problems_solved_together_are_solved_like_alone():
+@pytest.mark.parametrize("loss", ["linear", "soft_l1", "huber", "cauchy"])
+def test_condensed_residuals_are_scipys_robust_problem(loss):
+    """Sum of squares and gradient as least_squares itself finds them, and the weights of J are those of sqrt(loss)."""
     from scipy.optimize import least_squares
 
+    generator = np.random.default_rng(0)
+    line, offset = generator.standard_normal((50, 3)), 4.0 * generator.standard_normal(50)
+    offset[7], point, scale = 0.0, np.zeros(3), 1.5
+    short, jacobian = condensed(line @ point + offset, line, loss, scale)
+    assert short.shape == (4,) and jacobian.shape == (4, 3)
+    judged = least_squares(lambda x: line @ x + offset, point, jac=lambda x: line, loss=loss, f_scale=scale, max_nfev=1)
+    assert 0.5 * short @ short == pytest.approx(judged.cost, rel=1e-12)
+    np.testing.assert_allclose(short @ jacobian, judged.grad, rtol=1e-10, atol=1e-12)
+
+    def roots(x):
+        z = ((line @ x + offset) / scale) ** 2
+        rho = {"linear": z, "soft_l1": 2 * (np.sqrt(1 + z) - 1), "cauchy": np.log1p(z)}
+        rho["huber"] = np.where(z <= 1, z, 2 * np.sqrt(z) - 1)
+        return np.sign(line @ x + offset) * scale * np.sqrt(rho[loss])
+
+    rows = np.arange(50) != 7  # where the error is 0 differences of roots lose their digits
+    slopes = np.stack([(roots(1e-6 * e) - roots(-1e-6 * e))[rows] / 2e-6 for e in np.eye(3)], 1)
+    whole = slopes.T @ slopes + np.outer(line[7], line[7])
+    np.testing.assert_allclose(jacobian.T @ jacobian, whole, rtol=1e-6)
+
+
+def test_condensed_residuals_that_are_no_numbers_are_far_off():
+    line = np.array([[1.0], [2.0], [3.0], [np.inf]])
+    short, jacobian = condensed(np.array([1.0, np.nan, np.inf, 2.0]), line, "linear", 1.0)
+    assert short @ short == pytest.approx(2e12) and short @ jacobian == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_problems_are_solved_within_bounds(side_by_side):
     goals = np.linspace(0.5, 3.0, 300)  # more than are solved at a time
 
     def one(goal, x):
-        return np.array([x[0] ** 2 - goal, 0.1 * (x[0] - 1.0)]), np.array([[2 * x[0]], [0.1]])
+        return np.array([x[0] ** 2 - goal, 0.0]), np.array([[2 * x[0]], [0.0]])
 
     sizes, told = [], []
 
@@ -191,19 +223,22 @@ def test_problems_solved_together_are_solved_like_alone():
         sizes.append(len(problems))
         return [one(goals[p], x) for p, x in zip(problems, points, strict=True)]
 
-    found = solve_together([np.array([1.0])] * 300, together, told.append)
-    alone = [least_squares(lambda x, g=g: one(g, x)[0], [1.0], jac=lambda x, g=g: one(g, x)[1]) for g in goals]
-    assert [result.nfev for result in found] == [result.nfev for result in alone]
-    np.testing.assert_array_equal([result.x for result in found], [result.x for result in alone])
-    assert max(sizes) == 256 and told[-1] == 300
+    bounds = np.array([[0.2], [1.5]])
+    found = solve_together([np.array([1.5])] * 300, together, bounds, told.append, side_by_side=side_by_side)
+    np.testing.assert_allclose(
+        [result.x for result in found], np.minimum(np.sqrt(goals), 1.5)[:, None], rtol=0, atol=1e-5
+    )
+    assert max(sizes) == (256 if side_by_side else 1) and told[-1] == 300
+    assert all(0.2 <= result.x[0] <= 1.5 for result in found)
 
 
-def test_an_error_in_the_batch_reaches_who_asked():
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_an_error_in_the_batch_reaches_who_asked(side_by_side):
     def broken(problems, points):
         raise FloatingPointError("no number")
 
     with pytest.raises(FloatingPointError, match="no number"):
-        solve_together([np.array([1.0])] * 3, broken)
+        solve_together([np.array([1.0])] * 3, broken, np.array([[0.0], [2.0]]), side_by_side=side_by_side)
 
 
 # ---------------------------------------------------------------------- tables

@@ -14,7 +14,7 @@ from scipy.optimize import OptimizeResult
 from scipy.stats import qmc
 from torch import Tensor
 
-from trafficgrad.calibration.following import Followed, FollowingRecords, follow
+from trafficgrad.calibration.following import Followed, FollowingRecords, compiled, follow
 from trafficgrad.calibration.lockstep import solve_together
 from trafficgrad.car_following import IDM, CarFollowing
 from trafficgrad.dynamics import Integrator
@@ -44,6 +44,7 @@ _LONGEST = 24  # pieces of a record
 _PIECES = 240  # of all records that belong to one set of parameters
 _EVALUATIONS = {True: 40, False: 100}  # of a search at most: the first, rough one, and the last
 _TOLERANCE = {True: 1e-4, False: 1e-8}
+_FAR = 1e6  # m or m/s, in place of an error that is no number
 UNCERTAIN = 0.2  # relative standard error from which on a parameter is called uncertain
 
 
@@ -160,8 +161,8 @@ def calibrate(
     """Fit a car-following model to each driver, or one to all: simulated behind its leader, it shall drive as recorded.
 
     The error of the whole trajectory is made small, not that of single accelerations: the model reacts to what it
-    brought about itself. All drivers and starts are simulated as one batch and solved side by side, each with the exact
-    Jacobian, in the logarithms of the parameters.
+    brought about itself. Every driver and start is a problem of its own, in the logarithms of the parameters, with the
+    exact Jacobian.
 
     Reference: V. Punzo, M. Montanino, "Speed or spacing? Cumulative variables, and convolution of model errors and time
     in traffic flow models validation and calibration", Transportation Research Part B 91 (2016) 21.
@@ -185,7 +186,8 @@ def calibrate(
     results = _solve(problem, [point for points in guesses for point in points], [len(p) for p in guesses], rough=False)
     best = [min(of_driver, key=lambda result: result.cost) for of_driver in results]
     values = np.exp([result.x for result in best])
-    errors, effects = zip(*(_certainty(r) for r in problem.plain(values)), strict=True)
+    around = zip(problem.residuals(range(len(ids)), values), values, strict=True)
+    errors, effects = zip(*(_certainty(residual, slope * own) for (residual, slope), own in around), strict=True)
     judge = lambda part, rows: _errors(part, model_, settings, rows, len(ids))  # noqa: E731
     nothing = Errors(np.full(len(ids), np.nan), np.full(len(ids), np.nan))
     first = np.repeat(own[None], len(ids), 0)
@@ -242,10 +244,10 @@ def _solve(
     results = solve_together(
         points,
         lambda problems, places: problem.evaluate(owner[list(problems)].tolist(), places),
+        np.log(settings.limits.T),
         progress,
-        bounds=np.log(settings.limits.T),
-        loss=settings.loss,
-        f_scale=settings.loss_scale,
+        # Where each row costs what it costs, threads that wait for each other would only cost more.
+        side_by_side=not compiled(problem.model, settings.free),
         xtol=_TOLERANCE[rough],
         ftol=_TOLERANCE[rough],
         gtol=_TOLERANCE[rough],
@@ -261,7 +263,16 @@ class _Problem:
     def __init__(self, model: CarFollowing, settings: FitSettings, records: FollowingRecords, group: Tensor) -> None:
         self.model, self.settings, self.records = model, settings, records
         self._rows = [(group == g).nonzero()[:, 0] for g in range(int(group.max()) + 1)]
-        self._whole = records.whole.numpy()
+        self._measured = [name for name in ("gap", "speed") if settings.measure in (name, "both")]
+        whole = records.whole
+        # The first sample is where the model begins. None: all others are there.
+        masks = [whole[1:, rows].numpy() for rows in self._rows]
+        self._there = [None if mask.all() else mask for mask in masks]
+        seen = {"gap": records.position, "speed": records.speed}
+        self._seen = [
+            np.concatenate([_taken(seen[name][1:, rows].numpy(), there) for name in self._measured])
+            for rows, there in zip(self._rows, self._there, strict=True)
+        ]
 
     def in_windows(self, seconds: float) -> _Problem:
         """The same with records that are cut into pieces."""
@@ -270,32 +281,83 @@ class _Problem:
         group = torch.zeros_like(pieces.driver) if self.settings.shared else pieces.driver
         return _Problem(self.model, self.settings, pieces, group)
 
-    def evaluate(self, groups: Sequence[int], points: Sequence[Reals]) -> list[tuple[Reals, Reals]]:
-        """Of groups at logarithms of parameters: residuals [n] and their derivatives by these [n, P]."""
-        rows = torch.cat([self._rows[g] for g in groups])
+    def residuals(self, groups: Sequence[int], values: Reals) -> list[tuple[Reals, Reals]]:
+        """Of groups at parameters [G, P]: residuals [n] and their derivatives [n, P] by each."""
         sizes = [len(self._rows[g]) for g in groups]
-        theta = torch.from_numpy(np.exp(np.repeat(np.stack(points), sizes, axis=0)))
-        settings, records = self.settings, self.records
-        found = follow(self.model, settings.free, theta, records, rows, settings.integrator)
+        rows = self._rows[groups[0]] if len(groups) == 1 else torch.cat([self._rows[g] for g in groups])
+        theta = torch.from_numpy(np.repeat(values, sizes, axis=0))
+        found = follow(self.model, self.settings.free, theta, self.records, rows, self.settings.integrator)
         assert found.position_slope is not None and found.speed_slope is not None
-        parts: list[tuple[NDArray, NDArray]] = []
-        if settings.measure != "speed":
-            parts.append(((found.position - records.position[:, rows]).numpy(), found.position_slope.numpy()))
-        if settings.measure != "gap":
-            parts.append(((found.speed - records.speed[:, rows]).numpy(), found.speed_slope.numpy()))
-        scale, told, first = theta.numpy(), [], 0
+        driven = {"gap": (found.position, found.position_slope), "speed": (found.speed, found.speed_slope)}
+        arrays = [tuple(x.numpy()[1:] for x in driven[name]) for name in self._measured]
+        told, first = [], 0
         for g, size in zip(groups, sizes, strict=True):
-            own = slice(first, first + size)
-            there = self._whole[1:, self._rows[g].numpy()]  # the first sample is where the model begins
-            residual = np.concatenate([error[1:, own][there] for error, _ in parts])
-            slope = np.concatenate([slope[1:, own][there] for _, slope in parts])
-            told.append((np.nan_to_num(residual, posinf=1e6, neginf=-1e6), np.nan_to_num(slope * scale[first])))
+            own, there = slice(first, first + size), self._there[g]
+            residual, slope = (
+                _joined([_taken(x[:, own], there) for x in parts]) for parts in zip(*arrays, strict=True)
+            )
+            told.append((residual - self._seen[g], slope))
             first += size
         return told
 
-    def plain(self, values: Reals) -> list[tuple[Reals, Reals]]:
-        """The same at parameters of every group."""
-        return self.evaluate(range(len(values)), list(np.log(values)))
+    def evaluate(self, groups: Sequence[int], points: Sequence[Reals]) -> list[tuple[Reals, Reals]]:
+        """What a solver needs to know at logarithms of parameters: :func:`condensed`, with the robust loss in them."""
+        values = np.exp(np.stack(points))
+        told = []
+        for (residual, slope), scale in zip(self.residuals(groups, values), values, strict=True):
+            short, jacobian = condensed(residual, slope, self.settings.loss, self.settings.loss_scale)
+            told.append((short, jacobian * scale))
+        return told
+
+
+def _taken(values: NDArray, there: NDArray[np.bool_] | None) -> NDArray:
+    """[T, M, ...] where ``there`` [T, M] (None: everywhere), [n, ...]."""
+    return values.reshape(-1, *values.shape[2:]) if there is None else values[there]
+
+
+def _joined(parts: Sequence[NDArray]) -> NDArray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def condensed(residual: Reals, slope: Reals, loss: Loss, scale: float) -> tuple[Reals, Reals]:
+    """``P + 1`` residuals and their Jacobian [P + 1, P] in place of ``n``.
+
+    Their sum of squares is the robust loss, the gradient is its gradient, and ``J^T J`` is that of the residuals
+    ``f = sqrt(loss) sign(residual)``: any factor of ``[J f]^T [J f]`` has these properties, and a solver has no need of
+    all rows. What is not finite is far off, and says nothing about where to go.
+
+    Parameters:
+        residual: [n]. slope: [n, P], its derivatives. loss: of SciPy's. scale: where errors begin to count as bad.
+    """
+    if loss == "linear":
+        errors, slopes = residual, slope
+    else:
+        z = np.square(residual / scale)
+        rho, by_z = _RHO[loss](z)
+        root = scale * np.sqrt(rho)
+        errors = np.copysign(root, residual)
+        slopes = slope * np.where(z > 1e-12, by_z * scale * np.sqrt(z) / np.maximum(root, 1e-300), 1.0)[:, None]
+    products = np.empty((slope.shape[1] + 1,) * 2)
+    products[:-1, :-1] = slopes.T @ slopes
+    products[:-1, -1] = products[-1, :-1] = errors @ slopes
+    products[-1, -1] = errors @ errors
+    if not np.isfinite(products).all():
+        far = ~np.isfinite(residual)
+        lost = far | ~np.isfinite(slope).all(1)
+        return condensed(np.where(far, _FAR, residual), np.where(lost[:, None], 0.0, slope), loss, scale)
+    # Columns of length 1: errors that are nearly 0 lose no digits beside slopes that are not.
+    length = np.sqrt(np.maximum(products.diagonal(), 1e-300))
+    size, direction = np.linalg.eigh(products / (length * length[:, None]))
+    factor = np.sqrt(np.maximum(size, 0.0))[:, None] * direction.T * length
+    return factor[:, -1], factor[:, :-1]
+
+
+# Loss and its derivative, of squared residuals in units of the scale (scipy.optimize.least_squares).
+_RHO: dict[str, Callable[[Reals], tuple[Reals, Reals]]] = {
+    "soft_l1": lambda z: (2.0 * z / (np.sqrt(1.0 + z) + 1.0), 1.0 / np.sqrt(1.0 + z)),
+    "huber": lambda z: (np.where(z <= 1.0, z, 2.0 * np.sqrt(z) - 1.0), 1.0 / np.sqrt(np.maximum(z, 1.0))),
+    "cauchy": lambda z: (np.log1p(z), 1.0 / (1.0 + z)),
+}
 
 
 def _own_values(model: CarFollowing, settings: FitSettings) -> Reals:
@@ -321,11 +383,11 @@ def _starts(own: Reals, settings: FitSettings) -> list[Reals]:
     return [own, *np.exp(middle + 0.8 * half * (2.0 * spread - 1.0))]
 
 
-def _certainty(found: tuple[Reals, Reals]) -> tuple[Reals, Reals]:
+def _certainty(residual: Reals, slope: Reals) -> tuple[Reals, Reals]:
     """Relative standard errors, and what a tenth of each parameter changes with the others readjusted, from residuals
     and Jacobian by logarithms.
     """
-    residual, slope = found
+    residual, slope = (np.nan_to_num(x, posinf=_FAR, neginf=-_FAR) for x in (residual, slope))
     count, parameters = slope.shape
     size, direction = np.linalg.eigh(slope.T @ slope)
     size = np.maximum(size, 1e-12 * max(size.max(), 1e-12))

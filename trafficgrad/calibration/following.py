@@ -167,15 +167,20 @@ def follow(
             each row; the same one may stand in several. integrator: of the simulator that is calibrated.
     """
     share = max(1, _CHUNK // len(records.position))
+    if len(rows) <= share:
+        return _follow(model, names, parameters, records, rows, integrator, slopes)
     parts = [
         _follow(model, names, parameters[part], records, rows[part], integrator, slopes)
         for part in torch.arange(len(rows)).split(share)
     ]
-    if len(parts) == 1:
-        return parts[0]
     join = lambda name: torch.cat([getattr(part, name) for part in parts], 1)  # noqa: E731
     both = ("position_slope", "speed_slope") if slopes else ()
     return Followed(join("position"), join("speed"), **{name: join(name) for name in both})
+
+
+def compiled(model: CarFollowing, names: Sequence[str]) -> bool:
+    """Whether :func:`follow` is done by the kernel: each row then takes its time, and none is gained by a batch."""
+    return isinstance(model, IDM) and wished("auto") != "reference" and kernel.covers(model, names)
 
 
 def _follow(
@@ -191,7 +196,8 @@ def _follow(
     # Gaps are told from the start of each record: positions of kilometres would cost digits of a gap.
     origin = records.position[0, rows]
     rear = rear - origin
-    if isinstance(model, IDM) and wished("auto") != "reference" and kernel.covers(model, names):
+    if compiled(model, names):
+        assert isinstance(model, IDM)
         x, v, by_x, by_v = kernel.follow(
             model, names, parameters, rear, pace, records.speed[0, rows], records.dt, integrator, slopes
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from scipy.optimize import OptimizeResult, least_squares
 Reals = NDArray[np.float64]
 Evaluate = Callable[[Sequence[int], Sequence[Reals]], Sequence[tuple[Reals, Reals]]]
 _AT_ONCE = 256  # problems, each in a thread
+_INSIDE = 0.9999  # share of the range in which a search begins
 
 
 def solve_together(
     starts: Sequence[Reals],
     evaluate: Evaluate,
+    bounds: Reals,
     progress: Callable[[int], None] | None = None,
+    side_by_side: bool = True,
     **options: Any,
 ) -> list[OptimizeResult]:
     """:func:`scipy.optimize.least_squares` of every problem; residuals and Jacobians are asked for in batches.
@@ -28,9 +32,18 @@ def solve_together(
 
     Parameters:
         starts: first guess of each problem. evaluate: numbers of problems and their points -> residuals and Jacobian of
-            each. progress: told how many problems are solved. options: of ``least_squares``, the same for all.
+            each, at least as many as parameters. bounds: [2, P], lowest and highest values. progress: told how many
+            problems are solved. side_by_side: False: one after the other, where a batch costs what its problems cost.
+            options: of ``least_squares``, the same for all.
     """
     results: list[OptimizeResult] = []
+    if not side_by_side:
+        alone = lambda problem, point: evaluate([problem], [point])[0]  # noqa: E731
+        for problem, start in enumerate(starts):
+            results.append(_solve(partial(alone, problem), start, bounds, options))
+            if progress is not None:
+                progress(len(results))
+        return results
     for first in range(0, len(starts), _AT_ONCE):
 
         def told(done: int, before: int = first) -> None:
@@ -38,8 +51,31 @@ def solve_together(
                 progress(before + done)
 
         group = range(first, min(first + _AT_ONCE, len(starts)))
-        results += _Lockstep(evaluate).solve(group, starts, options, told)
+        results += _Lockstep(evaluate, bounds).solve(group, starts, options, told)
     return results
+
+
+def _solve(
+    both: Callable[[Reals], tuple[Reals, Reals]], start: Reals, bounds: Reals, options: dict[str, Any]
+) -> OptimizeResult:
+    """Levenberg and Marquardt's method in MINPACK, which knows no bounds: ``x = middle + half sin(u)`` keeps them.
+
+    It asks for residuals first, and for the Jacobian at the same point where it likes them.
+    """
+    middle, half = 0.5 * (bounds[0] + bounds[1]), 0.5 * (bounds[1] - bounds[0])
+    last: list[tuple[Reals, Reals, Reals]] = []
+
+    def at(u: Reals) -> tuple[Reals, Reals, Reals]:
+        if not last or not np.array_equal(last[0][0], u):
+            residual, jacobian = both(middle + half * np.sin(u))
+            last[:] = [(u.copy(), residual, jacobian * (half * np.cos(u)))]
+        return last[0]
+
+    # On a bound the slope by u is 0: nothing would ever leave it.
+    first = np.arcsin(np.clip((start - middle) / half, -_INSIDE, _INSIDE))
+    result = least_squares(lambda u: at(u)[1], first, jac=lambda u: at(u)[2], method="lm", **options)
+    result.x = middle + half * np.sin(result.x)
+    return result
 
 
 class _Stopped(Exception):
@@ -47,8 +83,8 @@ class _Stopped(Exception):
 
 
 class _Lockstep:
-    def __init__(self, evaluate: Evaluate) -> None:
-        self._evaluate = evaluate
+    def __init__(self, evaluate: Evaluate, bounds: Reals) -> None:
+        self._evaluate, self._bounds = evaluate, bounds
         self._condition = threading.Condition()
         self._asked: dict[int, Reals] = {}
         self._told: dict[int, tuple[Reals, Reals]] = {}
@@ -104,15 +140,8 @@ class _Lockstep:
             return self._told.pop(problem)
 
     def _work(self, problem: int, start: Reals, options: dict[str, Any]) -> None:
-        last: list[tuple[Reals, tuple[Reals, Reals]]] = []
-
-        def both(point: Reals) -> tuple[Reals, Reals]:
-            if not last or not np.array_equal(last[0][0], point):
-                last[:] = [(point.copy(), self._ask(problem, point.copy()))]
-            return last[0][1]
-
         try:
-            result = least_squares(lambda x: both(x)[0], start, jac=lambda x: both(x)[1], **options)
+            result = _solve(partial(self._ask, problem), start, self._bounds, options)
             with self._condition:
                 self._results[problem] = result
         except _Stopped:

@@ -42,7 +42,8 @@ def follow(
     functions = library().functions
     assert functions is not None
     times, rows = leader_rear.shape
-    values = torch.tensor([float(getattr(model, name)) for name in IDM_PARAMETERS], dtype=torch.float64).repeat(rows, 1)
+    own = torch.tensor([float(getattr(model, name)) for name in IDM_PARAMETERS], dtype=torch.float64)
+    values = own.expand(rows, -1).clone()
     which = torch.tensor([IDM_PARAMETERS.index(name) for name in names])
     values[:, which] = parameters
     given = [x.contiguous() for x in (which, values, leader_rear, leader_speed, first_speed)]
