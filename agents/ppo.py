@@ -227,8 +227,9 @@ class PPOUpdate:
         names = ("actor_loss", "critic_loss", "kl", "clipped", "actor_gradient_norm", "explained_variance")
         if config.schedule == "kl":
             self._adapt(numbers[2])
+        moved = set(names) if epochs.passes else {"critic_loss", "explained_variance"}
         return {
-            **dict(zip(names, numbers, strict=True)),
+            **{name: number for name, number in zip(names, numbers, strict=True) if name in moved},
             "epochs": float(epochs.passes),
             **spread_of_policy(rollout),
             "learning_rate": used,
