@@ -70,10 +70,17 @@ def held_out_traffic(env: TrafficEnv, seeds: Sequence[int], offset: int = HELD_O
 
 
 @torch.no_grad()
-def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Traffic, record: bool = False) -> Episodes:
+def run_episodes(
+    env: TrafficEnv,
+    controller: EnvController | None,
+    traffic: Traffic,
+    record: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Episodes:
     """Drive one episode in every world of ``traffic``; the same traffic gives the same noise to every controller.
 
-    A world that ends early (collision) counts up to there. ``controller`` None is human-only traffic.
+    A world that ends early (collision) counts up to there. ``controller`` None is human-only traffic. ``progress`` is
+    told how many decisions are made.
     """
     generators = [torch.Generator() for _ in traffic.generators]
     for own, source in zip(generators, traffic.generators, strict=True):
@@ -84,7 +91,9 @@ def run_episodes(env: TrafficEnv, controller: EnvController | None, traffic: Tra
     alive = torch.ones(worlds, dtype=torch.bool, device=env.device)
     rows: list[dict[str, Tensor]] = []
     lived, states = [], [traffic.initial]
-    for _ in range(decisions):
+    for decision in range(decisions):
+        if progress is not None:
+            progress(decision)
         noise = torch.stack(
             [torch.randn(steps, env.scenario.total, generator=g, dtype=env.dtype) for g in generators], 1
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib.resources
 import io
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from trafficgrad.agents.episodes import (
     policy_controller,
     run_episodes,
 )
+from trafficgrad.agents.logging import duration
 from trafficgrad.envs import EnvState, make_env
 from trafficgrad.envs.traffic import TrafficEnv
 from trafficgrad.errors import TrafficGradError, nearest_name
@@ -213,15 +215,27 @@ def compare(
     console: Console | None = None,
     record: bool = False,
 ) -> dict[str, Episodes]:
-    """Run every controller on the same ``seeds`` held-out worlds and print means and standard deviations over them."""
+    """Run every controller on the same ``seeds`` held-out worlds and print means and standard deviations over them.
+
+    Ctrl-C prints those of the controllers that are through.
+    """
     console = console or terminal.console()
-    results = {}
-    with console.status("warming up traffic ...") as status:
-        traffic = held_out_traffic(env, range(seeds))
-        for name, controller in controllers.items():
-            status.update(markup.escape(f"{title}: {name} ..."))
-            results[name] = run_episodes(env, controller, traffic, record)
-    console.print(table(results, f"{title}; {seeds} held-out traffic seeds, mean ± standard deviation"))
+    results: dict[str, Episodes] = {}
+    try:
+        with console.status("warming up traffic ...") as status:
+            traffic = held_out_traffic(env, range(seeds))
+            for name, controller in controllers.items():
+                begun = time.monotonic()
+
+                def told(made: int, name: str = name, begun: float = begun) -> None:
+                    passed = time.monotonic() - begun
+                    left = f", {duration(passed / made * (env.horizon - made))} left" if made and passed > 2.0 else ""
+                    status.update(markup.escape(f"{title}: {name}, {100 * made // env.horizon} %{left}"))
+
+                results[name] = run_episodes(env, controller, traffic, record, told)
+    finally:
+        if results:
+            console.print(table(results, f"{title}; {seeds} held-out traffic seeds, mean ± standard deviation"))
     return results
 
 

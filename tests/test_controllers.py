@@ -196,3 +196,21 @@ def test_the_command_line_takes_them(mine, command):
     assert "mpc" in told and "fan out and align" in told
     code, _, said = command("evaluate", "dejong_1", "--controller", "mpc")
     assert code == 2 and "has no traffic" in said
+
+
+def test_ctrl_c_prints_the_controllers_that_are_through(command, monkeypatch):
+    """A controller may plan for minutes: what is done meanwhile is told, and nothing of it lost."""
+    module = "def tired(state):\n    raise KeyboardInterrupt\n"
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("late_driver.py").write_text(module)
+    sets = [f"--set={text}" for text in SHORT]
+    code, out, err = command("evaluate", "ring_1lane.yaml", "--controller=late_driver:tired", "--seeds=2", *sets)
+    assert code == 130 and err == "interrupted\n"
+    assert "2 held-out traffic seeds" in out and "keep lane" in out and "tired" not in out
+
+
+def test_episodes_tell_how_far_they_are():
+    env = held_out_env(load_scenario("ring_1lane", SHORT))
+    told = []
+    run_episodes(env, None, held_out_traffic(env, range(2)), progress=told.append)
+    assert told == list(range(env.horizon))
