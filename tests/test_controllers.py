@@ -11,6 +11,7 @@ import torch
 import trafficgrad as tg
 from trafficgrad.agents.controllers import CONTROLLERS, baselines, find_controller, plan_ahead
 from trafficgrad.agents.episodes import held_out_env, held_out_traffic, run_episodes
+from trafficgrad.agents.evaluation import load_run
 from trafficgrad.control import AdaptiveCruise, CooperativeCruise, FollowerStopper, PISaturation
 from trafficgrad.scenario_config import load_scenario
 
@@ -214,3 +215,9 @@ def test_episodes_tell_how_far_they_are():
     told = []
     run_episodes(env, None, held_out_traffic(env, range(2)), progress=told.append)
     assert told == list(range(env.horizon))
+
+
+@pytest.mark.parametrize("name", ["ring_1lane", "ring_4lane", "pace_car_3lane", "pace_car_10lane"])
+def test_controllers_beside_a_policy_that_ships_are_those_of_its_scenario(name):
+    """They are no part of what was trained: settings that were found later hold beside older policies too."""
+    assert load_run(name).scenario.scripted == load_scenario(name).scripted
