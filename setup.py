@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -92,9 +93,14 @@ class BuildKernel(build_ext):
             )
 
         objects = compile_one("fused.cpp", "fused", [], [])
-        for name, more in builds.items():
-            names: list[tuple[str, str | None]] = [("TG_VARIANT", name), ("TG_VARIANT_NAME", f'"{name}"')]
-            objects += compile_one("variant.cpp", name, more, names)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # each is a minute of one core
+            parts = [
+                threads.submit(
+                    compile_one, "variant.cpp", name, more, [("TG_VARIANT", name), ("TG_VARIANT_NAME", f'"{name}"')]
+                )
+                for name, more in builds.items()
+            ]
+        objects += [built for part in parts for built in part.result()]
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),

@@ -108,7 +108,7 @@ def test_it_learns(tmp_path, agent, vehicles):
     many_steps = agent in ("gippo", "ppo", "trig")
     kind = {"kind": agent} | ({"minibatch": 128} if many_steps else {"learning_rate": 3e-3, "schedule": "constant"})
     if agent in ("lr", "pe"):  # one noisy or short-sighted step a rollout: it needs more of them
-        settings["decisions"] *= 6
+        settings["decisions"] *= 4
     train(experiment(agent=kind, env=ToyEnv(vehicles, horizon=20), **settings), tmp_path / "run", progress=False)
     reward = [float(row["reward"]) for row in rows(tmp_path / "run")]
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.3
