@@ -289,9 +289,8 @@ def _columns(experiment: Experiment) -> dict[str, str]:
     if not own and config.kind == "gippo" and config.use_gradient:
         columns |= {"alpha": "alpha", "oorr": "oorr", "|dA/da|": "gradient_norm"}
     elif not own and config.kind == "trig":
-        columns |= ({"|dA/da|": "gradient_norm", "trust": "trust"} if config.use_gradient else {}) | {
-            "kl": "kl_reached"
-        }
+        columns |= {"|dA/da|": "gradient_norm", "trust": "trust"} if config.use_gradient else {}
+        columns |= {"kl": "kl_reached"}
     else:
         columns |= {"grad": "actor_gradient_norm"}
     return columns | {"left": "left"}

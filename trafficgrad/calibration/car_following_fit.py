@@ -45,6 +45,7 @@ _PIECES = 240  # of all records that belong to one set of parameters
 _EVALUATIONS = {True: 40, False: 100}  # of a search at most: the first, rough one, and the last
 _TOLERANCE = {True: 1e-4, False: 1e-8}
 _FAR = 1e6  # m or m/s, in place of an error that is no number
+_HUGE = 1e100  # from here on it is none: its square would not be finite
 UNCERTAIN = 0.2  # relative standard error from which on a parameter is called uncertain
 
 
@@ -324,26 +325,26 @@ def condensed(residual: Reals, slope: Reals, loss: Loss, scale: float) -> tuple[
 
     Their sum of squares is the robust loss, the gradient is its gradient, and ``J^T J`` is that of the residuals
     ``f = sqrt(loss) sign(residual)``: any factor of ``[J f]^T [J f]`` has these properties, and a solver has no need of
-    all rows. What is not finite is far off, and says nothing about where to go.
+    all rows. What is not finite, or huge, is far off, and says nothing about where to go.
 
     Parameters:
         residual: [n]. slope: [n, P], its derivatives. loss: of SciPy's. scale: where errors begin to count as bad.
     """
-    if loss == "linear":
-        errors, slopes = residual, slope
-    else:
-        z = np.square(residual / scale)
-        rho, by_z = _RHO[loss](z)
-        root = scale * np.sqrt(rho)
-        errors = np.copysign(root, residual)
-        slopes = slope * np.where(z > 1e-12, by_z * scale * np.sqrt(z) / np.maximum(root, 1e-300), 1.0)[:, None]
     products = np.empty((slope.shape[1] + 1,) * 2)
-    products[:-1, :-1] = slopes.T @ slopes
-    products[:-1, -1] = products[-1, :-1] = errors @ slopes
-    products[-1, -1] = errors @ errors
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors, slopes = residual, slope
+        if loss != "linear":
+            z = np.square(residual / scale)
+            rho, by_z = _RHO[loss](z)
+            root = scale * np.sqrt(rho)
+            errors = np.copysign(root, residual)
+            slopes = slope * np.where(z > 1e-12, by_z * scale * np.sqrt(z) / np.maximum(root, 1e-300), 1.0)[:, None]
+        products[:-1, :-1] = slopes.T @ slopes
+        products[:-1, -1] = products[-1, :-1] = errors @ slopes
+        products[-1, -1] = errors @ errors
     if not np.isfinite(products).all():
-        far = ~np.isfinite(residual)
-        lost = far | ~np.isfinite(slope).all(1)
+        far = ~(np.abs(residual) < _HUGE)
+        lost = far | ~(np.abs(slope) < _HUGE).all(1)
         return condensed(np.where(far, _FAR, residual), np.where(lost[:, None], 0.0, slope), loss, scale)
     # Columns of length 1: errors that are nearly 0 lose no digits beside slopes that are not.
     length = np.sqrt(np.maximum(products.diagonal(), 1e-300))
