@@ -192,7 +192,7 @@ def policy_measures(
     if isinstance(scenario, TrafficScenario):
         env = held_out_env(scenario, device=device)
         return run_episodes(env, controller, held_out_traffic(env, range(episodes))).measures
-    return play(make_env(scenario, device, dtype_of(policy)), controller, episodes).measures
+    return play(make_env(scenario.judged(), device, dtype_of(policy)), controller, episodes).measures
 
 
 def validation(
@@ -205,7 +205,7 @@ def validation(
         return _traffic_validation(scenario, worlds, device)
 
     def judge(policy: Policy) -> dict[str, float]:
-        env = make_env(scenario, device, dtype_of(policy))
+        env = make_env(scenario.judged(), device, dtype_of(policy))
         return _scored(play(env, policy_controller(policy), worlds, VALIDATION).measures, env.horizon)
 
     return judge

@@ -50,7 +50,7 @@ from trafficgrad.scenario_config import (
 )
 
 TRAFFIC_SEEDS = 20  # default numbers of episodes
-EPISODES = 1000  # where there is no traffic; they take no time, and a mean over noise needs many
+EPISODES, SHORT_EPISODES = 64, 1000  # where there is no traffic; those of one decision take no time
 
 
 class Column(NamedTuple):
@@ -136,7 +136,8 @@ def evaluate(
     Where there is no traffic: the policy, deterministic and with its exploration noise, and random actions.
 
     Parameters:
-        seeds: number of held-out traffic seeds, one world each, or of episodes; None: 20, or 1000 without traffic.
+        seeds: number of held-out traffic seeds, one world each, or of episodes; None: 20, or without traffic 64, or
+            1000 of one decision.
         console: where to print the table. controllers: of traffic, who else drives, by names or import paths; see
             :func:`~trafficgrad.agents.controllers.find_controller`.
 
@@ -150,7 +151,7 @@ def evaluate(
         results = compare(env, table, seeds or TRAFFIC_SEEDS, f"{run.name}: deterministic policy", console)
     else:
         _refuse_controllers(run.scenario, controllers)
-        results = compare_played(run.scenario, run.policy, seeds or EPISODES, run.name, console, device)
+        results = compare_played(run.scenario, run.policy, seeds, run.name, console, device)
     if run.folder is not None:
         write_csv(run.folder / "evaluation.csv", results)
     return results
@@ -176,7 +177,7 @@ def evaluate_scenario(
         results = compare(env, {**baselines(env), **named}, seeds or TRAFFIC_SEEDS, title, console)
     else:
         _refuse_controllers(scenario, controllers)
-        results = compare_played(scenario, None, seeds or EPISODES, f"{scenario.name}: no policy", console, device)
+        results = compare_played(scenario, None, seeds, f"{scenario.name}: no policy", console, device)
     if learnable:
         told = f"no policy was asked for; `trafficgrad train {file}` trains one"
         console.print(told, highlight=False, soft_wrap=True, markup=False)
@@ -242,7 +243,7 @@ def compare(
 def compare_played(
     scenario: Scenario,
     policy: Policy | None,
-    episodes: int,
+    episodes: int | None,
     title: str,
     console: Console | None = None,
     device: torch.device | str = "cpu",
@@ -250,9 +251,11 @@ def compare_played(
     """Play the environment of a scenario without traffic and print means and standard deviations over the episodes.
 
     The ``policy``, where there is one, deterministic and with its exploration noise; and actions at random, uniform in
-    [-1, 1].
+    [-1, 1]. ``episodes`` None: 64, or 1000 of one decision.
     """
+    scenario = scenario.judged()
     env = make_env(scenario, device) if policy is None else make_env(scenario, device, dtype_of(policy))
+    episodes = episodes or (EPISODES if env.horizon > 1 else SHORT_EPISODES)
     generator = torch.Generator().manual_seed(HELD_OUT)
     controllers: dict[str, Callable[[EnvState], Tensor]] = {}
     if policy is not None:

@@ -22,6 +22,7 @@ except ImportError as error:
 
 from trafficgrad.render.calibration_plots import MOST_RECORDS, FollowedRecord, calibration_figure
 from trafficgrad.render.camera import Camera
+from trafficgrad.render.cartpole import draw_cartpole
 from trafficgrad.render.compare_plots import comparison_figure
 from trafficgrad.render.frames import Traffic, TrajectoryFrames
 from trafficgrad.render.fundamental import Cells, fundamental_diagram, measure_cells
@@ -29,6 +30,7 @@ from trafficgrad.render.gradient_plots import gradient_check_figure
 from trafficgrad.render.heat_map import gradient_heat_map
 from trafficgrad.render.map import draw_network
 from trafficgrad.render.moment import Frame, FrameSource, caption_text
+from trafficgrad.render.picture_source import PictureSource, film_pictures, show_pictures
 from trafficgrad.render.plots import time_space_diagram
 from trafficgrad.render.record import NotebookFilm, frame_times, notebook_film, record, snapshot
 from trafficgrad.render.scene import Scene, draw_state
@@ -47,6 +49,7 @@ __all__ = [
     "Frame",
     "FrameSource",
     "NotebookFilm",
+    "PictureSource",
     "PictureWindow",
     "Scene",
     "Stage",
@@ -61,8 +64,10 @@ __all__ = [
     "caption_text",
     "comparison_figure",
     "deviation_over_time",
+    "draw_cartpole",
     "draw_network",
     "draw_state",
+    "film_pictures",
     "frame_times",
     "fundamental_diagram",
     "gradient_check_figure",
@@ -72,6 +77,7 @@ __all__ = [
     "notebook_film",
     "record",
     "show",
+    "show_pictures",
     "snapshot",
     "speed_distribution",
     "time_space_diagram",

@@ -101,18 +101,23 @@ class Frame:
         return float(self.speed[self.active].mean()) if self.active.any() else float("nan")
 
 
-class FrameSource(Protocol):
-    """Anything that can be looked at over a span of time. The viewer and the recorder know no more than this."""
+class Timed(Protocol):
+    """Anything that is played over a span of time."""
 
-    network: RoadNetwork
     start: float  # s, time of the first frame
     step: float  # s, what "one step" means in the viewer
-    max_speed: float  # m/s, upper end of the colour bar
 
     @property
     def end(self) -> float:
         """S, time of the last frame."""
         ...
+
+
+class FrameSource(Timed, Protocol):
+    """Anything that can be looked at over a span of time. The viewer and the recorder know no more than this."""
+
+    network: RoadNetwork
+    max_speed: float  # m/s, upper end of the colour bar
 
     def frame(self, time: float) -> Frame:
         """The moment ``time`` in s, clipped to ``start`` to ``end``."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trafficgrad.errors import TrafficGradError
-from trafficgrad.render.moment import FrameSource
+from trafficgrad.render.moment import Timed
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # simulated seconds per second
 _LONGEST = 0.1  # s of real time that one picture moves on at most: after a hitch nothing is skipped
@@ -16,7 +16,7 @@ _LONGEST = 0.1  # s of real time that one picture moves on at most: after a hitc
 class Player:
     """Time within a source. ``factor``: simulated seconds per second."""
 
-    source: FrameSource
+    source: Timed
     factor: float = 1.0
     playing: bool = True
     time: float = math.nan  # s

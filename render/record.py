@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pygame
 
 from trafficgrad.errors import TrafficGradError
 from trafficgrad.files import check_ending, complete_file
-from trafficgrad.render.moment import FrameSource
+from trafficgrad.render.moment import FrameSource, Timed
 from trafficgrad.render.scene import MIN_SIZE, surface_rgb
 from trafficgrad.render.stage import Stage, Style
 from trafficgrad.render.style import Array
@@ -26,7 +26,7 @@ _GIF_LIMIT = 1e9  # pixels of all frames together; a GIF is put together in memo
 Progress = Callable[[int, int], None]  # frames done, frames in all
 
 
-def frame_times(source: FrameSource, fps: float, time_factor: float) -> Array:
+def frame_times(source: Timed, fps: float, time_factor: float) -> Array:
     """Simulated times (s) of a film's frames: ``fps`` pictures a second, ``time_factor`` simulated seconds in each.
 
     Raises:
@@ -77,33 +77,52 @@ def record(
     kind = check_ending(path, FORMATS)
     if kind == ".png":
         return snapshot(source, path, size=size, title=title, beside=beside, style=style)
-    if kind == ".mp4" and (size[0] % 2 or size[1] % 2):
-        raise TrafficGradError(f"an mp4 needs an even width and height, got {size[0]}x{size[1]}")
-    if kind == ".gif":
-        fps = 100.0 / max(2, round(100.0 / fps)) if fps > 0 else fps
+    fps = rounded_rate(kind, fps)
     picture = _Panels(source, size, title, beside, style)
     times = max((frame_times(one, fps, time_factor) for one in picture.sources), key=len)
+    write_film(path, picture.draw, (times - times[0]).tolist(), size, fps, progress)
+    return path
+
+
+def rounded_rate(kind: str, fps: float) -> float:
+    """The rate that a film of the ending ``kind`` can have: a GIF rounds the distance of pictures to 1/100 s."""
+    return 100.0 / max(2, round(100.0 / fps)) if kind == ".gif" and fps > 0 else fps
+
+
+def write_film(
+    path: Path,
+    draw: Callable[[float], pygame.Surface],
+    times: Sequence[float],
+    size: tuple[int, int],
+    fps: float,
+    progress: Progress | None = None,
+) -> None:
+    """Write a film (``.mp4``, ``.gif``) of the pictures that ``draw`` makes of ``times``.
+
+    Raises:
+        TrafficGradError: an odd size of an mp4, a GIF that does not fit into memory, no ffmpeg.
+    """
+    kind = path.suffix.lower()
+    if kind == ".mp4" and (size[0] % 2 or size[1] % 2):
+        raise TrafficGradError(f"an mp4 needs an even width and height, got {size[0]}x{size[1]}")
     if kind == ".gif" and len(times) * size[0] * size[1] > _GIF_LIMIT:
         raise TrafficGradError(
             f"a GIF of {len(times)} frames of {size[0]}x{size[1]} would take gigabytes of memory: "
             "write an mp4, or take a smaller size, fewer fps or a larger time_factor"
         )
 
-    elapsed = (times - times[0]).tolist()
-
     def surfaces() -> Iterator[pygame.Surface]:
-        for done, seconds in enumerate(elapsed, start=1):
-            yield picture.draw(seconds)
+        for done, time in enumerate(times, start=1):
+            yield draw(time)
             if progress is not None:
-                progress(done, len(elapsed))
+                progress(done, len(times))
 
     with complete_file(path) as partial:
         if kind == ".mp4":
             _write_mp4(partial, surfaces(), size, fps)
         else:
-            some = [surface_rgb(picture.draw(elapsed[i])) for i in (0, len(elapsed) // 2, -1)]
+            some = [surface_rgb(draw(times[i])) for i in (0, len(times) // 2, -1)]
             _write_gif(partial, (surface_rgb(x) for x in surfaces()), fps, np.concatenate(some))
-    return path
 
 
 def snapshot(

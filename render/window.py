@@ -56,7 +56,7 @@ def show(
     Raises:
         TrafficGradError: no window can be opened.
     """
-    window = _open_window(size, pygame.RESIZABLE, title, "write a film to a file instead")
+    window = open_window(size, pygame.RESIZABLE, title, "write a film to a file instead")
     try:
         viewer = Viewer(source, window.get_size(), title=title, time_factor=time_factor, folder=folder, style=style)
         pygame.key.set_repeat(350, 60)
@@ -75,7 +75,7 @@ def show(
         pygame.display.quit()
 
 
-def _open_window(size: tuple[int, int] | None, flags: int, title: str, otherwise: str) -> pygame.Surface:
+def open_window(size: tuple[int, int] | None, flags: int, title: str, otherwise: str) -> pygame.Surface:
     """A window, or one sentence that ends with what to do ``otherwise``."""
     # Windows enlarges the pictures of programs that do not say that they know about dense screens.
     os.environ.setdefault("SDL_WINDOWS_DPI_AWARENESS", "permonitorv2")
@@ -105,7 +105,7 @@ class PictureWindow:
 
     def __init__(self, size: tuple[int, int], title: str = "") -> None:
         without = 'use render_mode="rgb_array", which needs none'
-        self._surface: pygame.Surface | None = _open_window(size, 0, title, without)
+        self._surface: pygame.Surface | None = open_window(size, 0, title, without)
         self._clock = pygame.time.Clock()
 
     def show(self, picture: Array, fps: float) -> None:

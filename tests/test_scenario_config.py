@@ -22,7 +22,8 @@ NETWORKS = ("bottleneck", "figure_eight", "grid_3x3", "highway_truck", "intersec
 PACE_CARS = tuple(f"pace_car_{lanes}lane" for lanes in (1, 2, 3, 4, 10))
 FUNCTIONS = ("ackley_1", "ackley_64", "dejong_1", "dejong_64")
 TRAFFIC = tuple(sorted((*PACE_CARS, *RINGS, *NETWORKS)))
-SHIPPED = tuple(sorted((*TRAFFIC, *FUNCTIONS)))
+PHYSICS = ("ant", "cartpole", "half_cheetah", "hopper")
+SHIPPED = tuple(sorted((*TRAFFIC, *FUNCTIONS, *PHYSICS)))
 
 
 def test_overrides_replace_settings():
@@ -91,6 +92,8 @@ def test_schema_describes_every_setting():
     assert [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]] == [
         "TrafficScenario",
         "FunctionScenario",
+        "CartpoleScenario",
+        "MujocoScenario",
         "CustomScenario",
     ]
     assert schema["$defs"]["TrafficScenario"]["properties"]["kind"]["const"] == "traffic"

@@ -111,7 +111,7 @@ def train(
     folder = output or Path("runs") / f"{experiment.scenario.name}_{config.agent.kind}_seed{config.seed}"
     result = run_training(experiment, folder, resume=resume)
     if result.iterations:
-        look = "watch" if experiment.scenario.kind == "traffic" else "evaluate"
+        look = "watch" if experiment.scenario.kind in ("traffic", "cartpole", "mujoco") else "evaluate"
         typer.echo(f"{pictures.learning_curve(folder)}; now: trafficgrad {look} {folder}")
 
 
@@ -120,7 +120,7 @@ def evaluate(
     run: Run,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic of episodes, 1000."),
+        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic, of episodes."),
     ] = None,
     controller: Annotated[
         list[str] | None,
@@ -247,7 +247,9 @@ def render(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out traffic.")] = 0,
     seconds: Annotated[float | None, typer.Option(help="Only the first seconds of the episode.")] = None,
-    speed: Annotated[float, typer.Option(help="Simulated seconds per second.")] = 4.0,
+    speed: Annotated[
+        float | None, typer.Option(help="Simulated seconds per second; default: 4, without roads 1.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Pictures per second; default: 25, of a GIF 12.5.")] = None,
     at: Annotated[float | None, typer.Option(help="Of a still: the moment, in seconds; default: the last.")] = None,
     size: Size = (1280, 720),
@@ -267,9 +269,15 @@ def render(
     style = _style(colour, show, follow)
     gradients = pictures.GRADIENT in style.show
     drive = pictures.Drive(target, seed, settings or (), _prepare(device), seconds, controller)
+    plain = pictures.without_roads(drive)
+    if plain is not None:
+        if compare is not None:
+            raise TrafficGradError("--compare shows two drivers of the same traffic, and here is none")
+        typer.echo(pictures.film_without_roads(drive, *plain, output, speed or 1.0, size, fps, at))
+        return
     made = pictures.perform(drive, gradients)
     beside = None if compare is None else pictures.perform(replace(drive, controller=compare), gradients)
-    typer.echo(pictures.film(made, output, speed, size, fps, beside, style, at))
+    typer.echo(pictures.film(made, output, speed or 4.0, size, fps, beside, style, at))
 
 
 @app.command()
@@ -277,7 +285,7 @@ def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A training's folder, a checkpoint, or a shipped policy.")],
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic of episodes, 1000."),
+        typer.Option(min=1, help="Number of held-out traffic seeds, default 20; without traffic, of episodes."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Page; default: RUN/report.html.")

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from trafficgrad import render
+from trafficgrad import episode_pictures, render
 from trafficgrad.agents.compare_tables import CURVES, Line, columns, is_distance, read_lines
 from trafficgrad.agents.controllers import baselines, find_controller
 from trafficgrad.agents.episodes import EnvController, Episodes, held_out_env, held_out_traffic, policy_controller
@@ -26,7 +26,14 @@ from trafficgrad.live import HUMAN, MOST_NUMBERS, LiveTraffic
 from trafficgrad.recording import Recording
 from trafficgrad.render.layout import RoadLayout
 from trafficgrad.render.overlays import GradientMarks
-from trafficgrad.scenario_config import TrafficScenario, load_traffic, require_traffic
+from trafficgrad.scenario_config import (
+    Scenario,
+    TrafficScenario,
+    is_scenario,
+    load_scenario,
+    load_traffic,
+    require_traffic,
+)
 from trafficgrad.trajectory import Trajectory
 
 GRADIENT = GradientMarks.name
@@ -177,6 +184,25 @@ def _caption(scenario: str, run: LoadedRun | None, driver: str) -> tuple[str, Pa
     return f"{scenario}, policy of {Path(run.name).name}", run.folder
 
 
+def without_roads(drive: Drive) -> tuple[Scenario, LoadedRun | None] | None:
+    """What somebody wants to see, where it has pictures but no roads; None: see :func:`live`.
+
+    Raises:
+        TrafficGradError: somebody else than the policy is asked to drive there.
+    """
+    run = load_run(drive.target, drive.device, drive.overrides) if is_run(drive.target) else None
+    if run is None and not is_scenario(drive.target):
+        return None
+    scenario = load_scenario(drive.target, drive.overrides) if run is None else run.scenario
+    if not episode_pictures.can_be_shown(scenario):
+        return None
+    if drive.controller not in (None, "policy"):
+        raise TrafficGradError(
+            f"scenario {scenario.name!r} has no traffic: only its policy can drive there, not {drive.controller!r}"
+        )
+    return scenario, run
+
+
 def watch(
     drive: Drive, speed: float = 1.0, size: tuple[int, int] | None = None, style: render.Style | None = None
 ) -> None:
@@ -194,12 +220,41 @@ def watch(
             "there is no screen to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set): "
             f"write a film instead, trafficgrad render {drive.target} --out film.mp4"
         )
+    plain = without_roads(drive)
+    if plain is not None:
+        episodes = episode_pictures.episodes(*plain, drive.seed, drive.seconds)
+        render.show_pictures(episodes, title=_played(*plain)[0], size=size, time_factor=speed)
+        return
     source: render.FrameSource
     if is_recording(drive.target):
         title, folder, source = recorded(drive.target)
     else:
         title, folder, source = live(drive, MOST_NUMBERS)
     render.show(source, title=title, size=size, time_factor=speed, folder=folder, style=style)
+
+
+def _played(scenario: Scenario, run: LoadedRun | None) -> tuple[str, Path]:
+    """Title, and folder of the pictures, without roads."""
+    if run is None:
+        return f"{scenario.name}, action 0", Path("runs") / scenario.name
+    return _caption(scenario.name, run, "policy")
+
+
+def film_without_roads(
+    drive: Drive,
+    scenario: Scenario,
+    run: LoadedRun | None,
+    output: Path | None = None,
+    speed: float = 1.0,
+    size: tuple[int, int] = (1280, 720),
+    fps: float | None = None,
+    at: float | None = None,
+) -> Path:
+    """Write a film or a still of an episode that has no roads; see :func:`film`, and :func:`without_roads`."""
+    title, folder = _played(scenario, run)
+    path = output or folder / "episode.mp4"
+    rate = fps or (GIF_FPS if path.suffix.lower() == ".gif" else FPS)
+    return episode_pictures.film(scenario, run, path, drive.seed, drive.seconds, speed, size, rate, at, title)
 
 
 def film(

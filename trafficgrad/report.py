@@ -64,7 +64,7 @@ def write_report(
         target: a run folder, a checkpoint, or the name of a shipped policy.
         output: the page (.html, .htm); default: ``report.html`` in the run's folder, or for a shipped policy in
             ``runs/NAME_shipped``.
-        seeds: number of held-out traffic seeds, or of episodes; None: 20, or 1000 without traffic.
+        seeds: number of held-out traffic seeds, or of episodes; None: see `evaluate`.
         film: embed about 20 s of film.
         overrides: dotted settings of the scenario. device: where to compute.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, PrivateAttr
 
 from trafficgrad.config import Document, M, StrictModel
 from trafficgrad.errors import TrafficGradError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
 class BaseScenario(StrictModel):
@@ -29,6 +32,10 @@ class BaseScenario(StrictModel):
         data = self.model_dump(mode="json")
         data["training"] = data.pop("training")  # last, as in the files
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+    def judged(self) -> Self:
+        """The scenario that policies are judged on: where a training relaxes it, as it is; else the same."""
+        return self
 
     def overridden(self, section: tuple[str, ...]) -> set[str]:
         """Keys of a section that an override set, and not the file."""

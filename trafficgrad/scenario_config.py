@@ -19,6 +19,7 @@ from trafficgrad.drivers_file import with_drivers
 from trafficgrad.errors import TrafficGradError, nearest_name
 from trafficgrad.function_scenario import FunctionScenario
 from trafficgrad.import_path import is_import_path
+from trafficgrad.physics_scenario import CartpoleScenario, MujocoScenario
 from trafficgrad.scenario_roads import PATHS, absolute_path
 from trafficgrad.traffic_scenario import TrafficScenario
 
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCENARIO_KINDS",
+    "CartpoleScenario",
     "CustomScenario",
     "FunctionScenario",
+    "MujocoScenario",
     "Scenario",
     "TrafficScenario",
     "is_scenario",
@@ -40,10 +43,12 @@ __all__ = [
     "require_traffic",
 ]
 
-Scenario = TrafficScenario | FunctionScenario | CustomScenario
-SCENARIO_KINDS: dict[str, type[TrafficScenario] | type[FunctionScenario] | type[CustomScenario]] = {
+Scenario = TrafficScenario | FunctionScenario | CartpoleScenario | MujocoScenario | CustomScenario
+SCENARIO_KINDS: dict[str, type[Scenario]] = {
     "traffic": TrafficScenario,
     "function": FunctionScenario,
+    "cartpole": CartpoleScenario,
+    "mujoco": MujocoScenario,
     "custom": CustomScenario,
 }
 

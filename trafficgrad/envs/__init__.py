@@ -20,25 +20,36 @@ from trafficgrad.envs.base import DifferentiableEnv, EnvState, Transition
 from trafficgrad.envs.check import check_env
 from trafficgrad.envs.custom import custom_env
 from trafficgrad.envs.functions import Ackley, DeJong, function_env
+from trafficgrad.envs.physics import Ant, CartpoleSwingUp, HalfCheetah, Hopper, body_env, cartpole_env
 from trafficgrad.envs.traffic import TrafficEnv, TrafficEnvState
+from trafficgrad.envs.transition import TransitionEnv, from_transition, with_pullback
 from trafficgrad.scenario_config import Scenario
 
 __all__ = [
     "Ackley",
+    "Ant",
+    "CartpoleSwingUp",
     "DeJong",
     "DifferentiableEnv",
     "EnvState",
+    "HalfCheetah",
+    "Hopper",
     "TrafficEnv",
     "TrafficEnvState",
     "Transition",
+    "TransitionEnv",
     "check_env",
+    "from_transition",
     "make_env",
+    "with_pullback",
 ]
 
 # Kind of scenario -> its environment, from scenario, seed, device and dtype.
 ENVIRONMENTS: dict[str, Callable[[Any, int, torch.device | str, torch.dtype], DifferentiableEnv]] = {
     "traffic": TrafficEnv,
     "function": function_env,
+    "cartpole": cartpole_env,
+    "mujoco": body_env,
     "custom": custom_env,
 }
 
