@@ -159,8 +159,8 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) ->
         section = {label: groups[label] for label in labels}
         parts += [f"### {name}"] if name else []
         parts += ["Mean over seeds [lowest, highest]:", _first_grid(section, shown, reference if i == 0 else {})]
-        if i == 0 and suite is not None and reference and scenario in suite.notes:
-            parts.append(f"The lines marked (paper): {suite.notes[scenario]}.")
+        if i == 0 and suite is not None and scenario in suite.notes:
+            parts.append(f"{'The lines marked (paper)' if reference else 'Here'}: {suite.notes[scenario]}.")
         parts += ["Interquartile mean over seeds [95 % bootstrap interval], length of the episodes, cost:"]
         parts.append(_second_grid(section, shown, usual))
     return parts

@@ -83,6 +83,7 @@ LAYERS: dict[str, str] = {
     "trafficgrad.benchmark_calibration": "studies",
     "trafficgrad.benchmark_large": "studies",
     "trafficgrad.benchmark_map": "studies",
+    "trafficgrad.benchmark_physics": "studies",
     "trafficgrad.benchmark_training": "studies",
     "trafficgrad.benchmark_render": "studies",
     "trafficgrad.episode_pictures": "studies",

@@ -17,7 +17,8 @@ from trafficgrad.scenario_config import SCENARIO_KINDS, list_scenarios, load_sce
 SHORT = ("training.worlds=2", "training.window=4", "training.decisions=16", "training.evaluation.worlds=1")
 SMALL = ("simulation.warmup_steps=10", "pool_size=4", *SHORT, "simulation.horizon_steps=20")
 UNCONTROLLED = ("midtown",)  # nothing to learn there
-SETTINGS = {"traffic": SMALL, "function": SHORT}
+PHYSICS = (*SHORT, "horizon_steps=20", "pool_size=4")
+SETTINGS = {"traffic": SMALL, "function": SHORT, "cartpole": PHYSICS, "mujoco": PHYSICS}
 SCENARIOS = [(kind, name) for kind in SCENARIO_KINDS for name, _ in list_scenarios(kind) if name not in UNCONTROLLED]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

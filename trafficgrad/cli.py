@@ -160,7 +160,7 @@ def compare(
         str | None, typer.Option(metavar="ROW,ROW", help="Rows NAME or NAME:key=value,key=value; default: gippo,ppo.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Training seeds 1 to N; default: 3, or the suite's.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Scenarios and rows: functions, pacecar or paper.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Scenarios and rows: functions, pacecar, physics or paper.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two seeds and a fraction of the budget.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="local (this machine), or joblib's dask or ray (clusters).")] = "local",
@@ -273,11 +273,11 @@ def render(
     if plain is not None:
         if compare is not None:
             raise TrafficGradError("--compare shows two drivers of the same traffic, and here is none")
-        typer.echo(pictures.film_without_roads(drive, *plain, output, speed or 1.0, size, fps, at))
+        typer.echo(pictures.film_without_roads(drive, *plain, output, 1.0 if speed is None else speed, size, fps, at))
         return
     made = pictures.perform(drive, gradients)
     beside = None if compare is None else pictures.perform(replace(drive, controller=compare), gradients)
-    typer.echo(pictures.film(made, output, speed or 4.0, size, fps, beside, style, at))
+    typer.echo(pictures.film(made, output, 4.0 if speed is None else speed, size, fps, beside, style, at))
 
 
 @app.command()
@@ -324,6 +324,9 @@ def bench(
     fitting: Annotated[
         bool, typer.Option("--calibration", help="Calibration beside SciPy with finite differences instead.")
     ] = False,
+    physics: Annotated[
+        bool, typer.Option("--physics", help="Hopper, ant and half-cheetah with and without gradients instead.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this JSON file.")] = None,
 ) -> None:
     """Measure the simulator's speed, and that of peers in the same run."""
@@ -345,6 +348,11 @@ def bench(
 
         _prepare("cpu")
         rows = benchmark_calibration.run(repetitions)
+    elif physics:
+        from trafficgrad import benchmark_physics
+
+        _prepare("cpu")
+        rows = benchmark_physics.run(repetitions, (1, 2) if threads is None else (threads,))
     elif on_map or hour:
         rows = benchmark_map.bench(on_map, hour, repetitions, threads or 1)
     else:

@@ -70,10 +70,11 @@ class BodyPainter:
 
 def _choose_opengl() -> None:
     """On Linux without a choice of the user's: EGL or OSMesa, which draw without a screen, whichever works."""
-    if os.environ.get(_VARIABLE) or not sys.platform.startswith("linux"):
+    chosen = os.environ.get(_VARIABLE)
+    if chosen not in (None, "", "egl", "osmesa") or not sys.platform.startswith("linux"):
         return
     failures = []
-    for name in ("egl", "osmesa"):
+    for name in (chosen,) if chosen else ("egl", "osmesa"):
         try:
             context = __import__(f"mujoco.{name}", fromlist=["GLContext"]).GLContext(16, 16)
             context.free()

@@ -38,7 +38,7 @@ def load_mujoco() -> Any:
     """The package ``mujoco``.
 
     Raises:
-        TrafficGradError: it is not installed.
+        TrafficGradError: it is not installed, or cannot be loaded.
     """
     try:
         import mujoco
@@ -47,6 +47,8 @@ def load_mujoco() -> Any:
         raise TrafficGradError(
             f'hopper, ant and half-cheetah need MuJoCo ({error}): pip install "trafficgrad[physics]"'
         ) from None
+    except RuntimeError as error:  # of a wrong variable MUJOCO_GL
+        raise TrafficGradError(f"MuJoCo cannot be loaded: {error}") from None
     return mujoco
 
 
