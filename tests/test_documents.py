@@ -40,6 +40,7 @@ EXAMPLES: dict[str, list[str]] = {
     "draw_midtown.py": ["--output", "."],
     "million_vehicles.py": ["2000"],
     "clean_ppo.py": ["--steps", "256", "--worlds", "4", "--window", "32", *SHORT],
+    "jax_pendulum.py": ["--decisions", "2048", "--output", "jax_run"],
     "stable_baselines.py": ["--steps", "256", "--worlds", "4", "--window", "32", *SHORT],
 }
 QUIET = ("clean_ppo.py", "stable_baselines.py")  # other libraries on ours: any warning is an error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -109,6 +113,25 @@ def test_no_pullback_where_no_gradient_is_asked_for():
     assert not asked
     step(state, action.clone().requires_grad_())
     assert len(asked) == 1
+
+
+def test_a_step_of_jax_has_the_gradient_of_differences():
+    """The example's pendulum, in single precision."""
+    pytest.importorskip("jax")
+    path = Path(__file__).parents[1] / "examples" / "jax_pendulum.py"
+    specification = importlib.util.spec_from_file_location("jax_pendulum", path)
+    pendulum = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(pendulum)
+    check_env(pendulum.make())
+    state = torch.tensor([[2.0, 0.5], [0.1, -1.0]])
+    after = pendulum.step(state, torch.tensor([[0.3], [-1.0]]))
+    h = pendulum.DT / pendulum.SUBSTEPS
+    for row, torque in enumerate((0.3, -1.0)):
+        angle, rate = state[row].tolist()
+        for _ in range(pendulum.SUBSTEPS):
+            rate += h * (9.81 * math.sin(angle) + pendulum.TORQUE * torque - 0.1 * rate)
+            angle += h * rate
+        torch.testing.assert_close(after[row], torch.tensor([angle, rate]))
 
 
 def test_an_episode_ends_by_failure_or_by_time():
