@@ -36,12 +36,17 @@ def draw_picture(source: PictureSource, time: float, size: tuple[int, int], titl
     surface = pygame.Surface(size)
     pygame.surfarray.blit_array(surface, source.picture(time, size).swapaxes(0, 1))
     unit = size[1] / 720.0
-    band = pygame.Surface((size[0], round(44 * unit)), pygame.SRCALPHA)
-    band.fill((*GROUND, 200))
-    surface.blit(band, (0, 0))
+    _band(surface, 0, 44 * unit)
     write(surface, title, (16 * unit, 22 * unit), 24 * unit, TEXT, "midleft")
     write(surface, source.caption(time), (size[0] - 16 * unit, 22 * unit), 20 * unit, MUTED, "midright")
     return surface
+
+
+def _band(surface: pygame.Surface, top: float, height: float) -> None:
+    """A dark stripe on which text can be read."""
+    band = pygame.Surface((surface.get_width(), round(height)), pygame.SRCALPHA)
+    band.fill((*GROUND, 200))
+    surface.blit(band, (0, round(top)))
 
 
 def film_pictures(
@@ -114,6 +119,7 @@ def show_pictures(
             shown = window.get_size()
             caption = f"{title}, {player.factor:g} x" if player.factor != 1.0 else title
             window.blit(draw_picture(source, player.time, shown, caption), (0, 0))
+            _band(window, shown[1] * 694 / 720, shown[1] * 26 / 720)
             write(window, _KEYS, (0.5 * shown[0], shown[1] - 12), 15 * shown[1] / 720, MUTED, "midbottom")
             pygame.draw.line(window, TEXT, (0, shown[1] - 3), (round(player.share * shown[0]), shown[1] - 3), 4)
             pygame.display.flip()

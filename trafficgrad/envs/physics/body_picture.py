@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class BodyPainter:
         self._size: tuple[int, int] | None = None
         self._data: Any = None
         self._renderer: Any = None
+        # OpenGL's state belongs to a thread, and a window's thread has a state of its own.
+        self._thread = ThreadPoolExecutor(1, "pictures")
 
     def draw(self, state: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
         """A picture, uint8 [height, width, 3], of ``qpos`` and ``qvel`` [nq + nv]; ``size``: width and height in px.
@@ -33,9 +36,12 @@ class BodyPainter:
         Raises:
             TrafficGradError: MuJoCo is not installed, or there is no OpenGL that draws without a screen.
         """
+        return self._thread.submit(self._draw, state, size).result()
+
+    def _draw(self, state: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
         mujoco = load_mujoco()
         if self._size != size:
-            self.close()
+            self._close()
             self._data, self._renderer = self._open(size)
             self._size = size
         data, model = self._data, self._renderer.model
@@ -47,7 +53,11 @@ class BodyPainter:
         return self._renderer.render("rgb_array")
 
     def close(self) -> None:
-        """Give OpenGL's memory back."""
+        """Give OpenGL's memory back; nothing can be drawn any more."""
+        self._thread.submit(self._close).result()
+        self._thread.shutdown()
+
+    def _close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer, self._size = None, None
