@@ -101,6 +101,25 @@ def test_jacobians_in_contact_agree_with_centred_differences(body, integrator):
         assert float(relative.median()) < 1e-5
 
 
+@BODY
+def test_starts_are_drawn_like_gymnasiums(body):
+    """Ranges of positions, and deviations of rates: uniform noise for the hopper, normal for the others."""
+    name, options = GYMNASIUM[body]
+    theirs = gymnasium.make(name, **options).unwrapped
+    drawn = []
+    for seed in range(300):
+        theirs.reset(seed=seed)
+        drawn.append(np.concatenate([theirs.data.qpos, theirs.data.qvel]))
+    expected, env = torch.tensor(np.stack(drawn)), body(pool_size=3000)
+    inner, positions = env.reset(3000, torch.Generator().manual_seed(0)).inner, theirs.model.nq
+    torch.testing.assert_close(inner.mean(0), expected.mean(0), rtol=0, atol=0.25 * env.reset_noise)
+    torch.testing.assert_close(inner.std(0), expected.std(0), rtol=0.2, atol=0)
+    furthest = (inner[:, :positions] - inner[:, :positions].mean(0)).abs().max()
+    assert float(furthest) == pytest.approx(env.reset_noise, rel=0.05)
+    normal = float((inner[:, positions:].abs() > 2.0 * env.reset_noise).double().mean())
+    assert normal == (0.0 if body is Hopper else pytest.approx(0.0455, rel=0.1))
+
+
 def test_centred_differences_are_closer():
     slopes = {}
     for centred in (False, True):

@@ -31,7 +31,7 @@ class Ant(BodyEnv):
     ``up`` is the vertical part of the body's vertical axis, ``heading`` the part along x of its first axis.
     """
 
-    file, frame_skip, reset_noise = "ant.xml", 5, 0.1
+    file, frame_skip, reset_noise, uniform_rates = "ant.xml", 5, 0.1, False
     labels = (
         "height (m)",
         *(f"attitude {axis}" for axis in "wxyz"),

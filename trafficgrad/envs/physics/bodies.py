@@ -25,7 +25,8 @@ class BodyEnv(TransitionEnv):
 
     file: ClassVar[str]  # of gymnasium's model
     frame_skip: ClassVar[int]  # gymnasium's
-    reset_noise: ClassVar[float]
+    reset_noise: ClassVar[float]  # of positions uniform to either side; of rates that, or the standard deviation
+    uniform_rates: ClassVar[bool]
     labels: ClassVar[tuple[str, ...]]  # of the observation
     actions: ClassVar[tuple[str, ...]]
 
@@ -61,12 +62,11 @@ class BodyEnv(TransitionEnv):
         """See the base class: gymnasium's start, with noise of its distributions."""
         position, speed = self._start
         drawn = 2.0 * torch.rand(count, len(position), generator=generator, dtype=torch.float64) - 1.0
-        rates = self._rate_noise(count, len(speed), generator)
-        started = torch.cat([position + self.reset_noise * drawn, speed + self.reset_noise * rates], 1)
+        rates = torch.rand if self.uniform_rates else torch.randn
+        noise = rates(count, len(speed), generator=generator, dtype=torch.float64)
+        noise = 2.0 * noise - 1.0 if self.uniform_rates else noise
+        started = torch.cat([position + self.reset_noise * drawn, speed + self.reset_noise * noise], 1)
         return started.to(self.device)
-
-    def _rate_noise(self, count: int, size: int, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(count, size, generator=generator, dtype=torch.float64)
 
     def advance(self, inner: Tensor, action: Tensor) -> Tensor:
         """See the base class."""

@@ -23,7 +23,7 @@ class HalfCheetah(BodyEnv):
     ============ ======================================= ==========================
     """
 
-    file, frame_skip, reset_noise = "half_cheetah.xml", 5, 0.1
+    file, frame_skip, reset_noise, uniform_rates = "half_cheetah.xml", 5, 0.1, False
     labels = (
         "height (m)",
         "tilt (rad)",

@@ -25,7 +25,7 @@ class Hopper(BodyEnv):
     ============ ======================================= =================================================
     """
 
-    file, frame_skip, reset_noise = "hopper.xml", 4, 5e-3
+    file, frame_skip, reset_noise, uniform_rates = "hopper.xml", 4, 5e-3, True
     labels = (
         "height (m)",
         "tilt (rad)",
@@ -40,9 +40,6 @@ class Hopper(BodyEnv):
         "foot' (rad/s)",
     )
     actions = ("thigh", "leg", "foot")
-
-    def _rate_noise(self, count: int, size: int, generator: torch.Generator | None) -> Tensor:
-        return 2.0 * torch.rand(count, size, generator=generator, dtype=torch.float64) - 1.0
 
     def observe(self, inner: Tensor) -> Tensor:
         """See the base class and the table above."""
