@@ -83,12 +83,14 @@ def record_episode(scenario: Scenario, run: LoadedRun | None, seed: int, seconds
     returns: list[float] = []
     for _ in range(decisions):
         action = torch.zeros(1, len(env.action_labels)) if controller is None else controller(state)
-        after = env.advance(state.inner, action.clamp(-1.0, 1.0))
-        state, transition = env.step(state, action)
-        states.append(after[0])
+        before = state
+        state, transition = env.step(before, action)
+        over = bool(transition.done)
+        # After the last decision the state is already a fresh one.
+        states.append((env.advance(before.inner, action.clamp(-1.0, 1.0)) if over else state.inner)[0])
         actions.append(action[0])
         returns.append(float(transition.reward) + (returns[-1] if returns else 0.0))
-        if bool(transition.done):
+        if over:
             break
     return EpisodeFilm(states, actions, returns, step, painter)
 
