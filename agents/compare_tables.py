@@ -139,7 +139,8 @@ def _explained() -> str:
         f"over {WINDOW} episodes of the stochastic policy. *Last policy, with noise*, *last policy* and *best policy* "
         f"(by validation), both without noise: {EPISODES} held-out episodes; {DRIVEN} of controllers, which are "
         "not trained. Cost: seconds of one thread per update, "
-        "median over seeds, validation left out; CPU seconds are the mean of a run, wall-clock seconds its median."
+        "median over seeds, validation left out; CPU seconds are the mean of a run, wall-clock seconds its median. "
+        "Wall s in all: the whole training with its validation, median over seeds."
     )
 
 
@@ -190,12 +191,13 @@ def _second_grid(groups: Mapping[str, Sequence[Line]], shown: Sequence[str], usu
                 " / ".join(number(float(np.mean(_values(group, name)))) if group else "" for name in lengths),
                 number(cost),
                 number(_median(group, "wall_per_update")),
+                number(_median(group, "seconds")),
                 number(cost / usual, 3) if usual else "",
             ]
         )
     titles = [STATISTICS[name] for name in shown]
     short = " / ".join(STATISTICS[name.removesuffix("_length")] for name in lengths)
-    cost_titles = ["CPU s per update", "wall s per update", "cost / ppo"]
+    cost_titles = ["CPU s per update", "wall s per update", "wall s in all", "cost / ppo"]
     return _grid(["row", *titles, f"length: {short}" if lengths else "length", *cost_titles], table)
 
 

@@ -27,7 +27,7 @@ def test_the_table_shows_statistics_costs_and_published_numbers():
     for scenario in ("pace_car_2lane", "pace_car_3lane"):
         for row, cost, base in (("ppo", "0.25", 100.0), ("gippo", "0.5", 200.0)):
             values = [base, base + 1, base + 2, base + 3, base + 50]
-            lines += [result(scenario, row, i, x, cpu_per_update=cost) for i, x in enumerate(values, 1)]
+            lines += [result(scenario, row, i, x, cpu_per_update=cost, seconds=10 * i) for i, x in enumerate(values, 1)]
     lines.append(result("pace_car_2lane", "rp", 1, 0.0, status="failed", message="a | b", paper=""))
     text = markdown(lines, SUITES["pacecar"])
     assert "| ppo | 5 | 111.2 [100, 150] | 111.2 [100, 150] | 222.4 [200, 300] |" in text
@@ -35,7 +35,7 @@ def test_the_table_shows_statistics_costs_and_published_numbers():
     assert "not in the paper" in text.split("## pace_car_3lane")[1] and "| GI-PPO (paper) |  | 157.4 |" in text
     assert "not in the paper" not in text.split("## pace_car_3lane")[0]
     middle = next(line for line in text.splitlines() if line.startswith("| gippo | 202 ["))
-    assert middle.endswith("| 0.5 |  | 2 |")
+    assert middle.endswith("| 0.5 |  | 30 | 2 |")
     assert "Failed: rp, seed 1: a | b" in text and "Quick" not in text
     assert "## All scenarios" in text and "| rp |" not in text.split("## All scenarios")[1]
     assert "(paper)" not in markdown(lines)
