@@ -165,7 +165,7 @@ _HOPPER_ROWS = (*_PHYSICS_ROWS, Row("ppo longer", "ppo", ("training.decisions=30
 _ANT_ROWS = (
     *_PHYSICS_ROWS,
     Row("ppo longer", "ppo", ("training.decisions=2048000",)),
-    Row("gippo unbound", "gippo_unbound"),
+    Row("gippo unbound", "gippo", ("training.agent.max_oorr=1.0",)),
 )
 _PHYSICS_GROUPS = (
     Group("swing-up", ("cartpole",), _PHYSICS_ROWS, quick=0.3),

@@ -24,7 +24,7 @@ class Ant(BodyEnv):
     observation  height, attitude, 8 joints, 14 rates    m, quaternion, rad, m/s, rad/s
     action       torques of hips and ankles              in units of 150 N m, [-1, 1]
     gym          speed + 1 while well - 0.5 |a|^2
-    shaped       speed + 0.1 up + heading + height - 0.27 m - 0.01 |a|^2
+    shaped       speed + 0.1 up + heading + height - 0.27 m - 0.5 |a|^2
     end          height not within 0.2 to 1 m
     ============ ======================================= ===============================================
 
@@ -60,5 +60,5 @@ class Ant(BodyEnv):
         x, y, z = after[:, 4:7].unbind(1)
         up = 1.0 - 2.0 * (x * x + y * y)
         heading = 1.0 - 2.0 * (y * y + z * z)
-        effort = 0.01 * action.square().sum(1).to(speed.dtype)
+        effort = 0.5 * action.square().sum(1).to(speed.dtype)
         return speed + 0.1 * up + heading + (after[:, 2] - 0.27) - effort
