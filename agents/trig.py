@@ -53,6 +53,12 @@ class TRIGConfig(UpdateConfig):
         default=True,
         description="false: dA/da is taken to be zero, which leaves PPO, behind a step by likelihood_ratio",
     )
+    gradient_every: int = Field(
+        default=1,
+        ge=1,
+        description="one rollout in so many carries a gradient, the others know the likelihood ratio only: for "
+        "simulators whose gradients cost several times the simulation",
+    )
     epochs: int = Field(default=0, ge=0, description="passes of PPO over the rollout after the step; 0: no PPO")
     schedule: Literal["constant", "linear", "kl"] = Field(
         default="linear",
@@ -105,15 +111,22 @@ class TRIG(Agent):
     LEAST = 0.002  # share of the budget that the warm-up begins with: a step of no length tells nothing
 
     def __init__(self, config: TRIGConfig, networks: ActorCritic, generator: torch.Generator) -> None:
-        self.needs_gradient = config.use_gradient
         self.drop_nonfinite_gradient = config.nonfinite_gradient == "drop"
         self.config, self.networks, self.generator = config, networks, generator
         self.ppo = PPOUpdate(config, networks, generator)
         self.found, self.variance, self.updates = 0.0, 0.0, 0
+        self.rollouts = 0
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """See the base class; ``gradient_every``."""
+        return self.config.use_gradient and self.rollouts % self.config.gradient_every == 0
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> Metrics:
         """The step in the trust region, its judgement, then PPO on the mixture."""
-        if not self.needs_gradient and not self.config.likelihood_ratio:
+        self.rollouts += 1
+        known = self.config.use_gradient and rollout.action_gradient is not None
+        if not known and not self.config.likelihood_ratio:
             return self.ppo.run(rollout, rollout.log_prob, progress)
         solver = self._solver(rollout)
         slopes, metrics = self.slopes(rollout, solver)
@@ -239,10 +252,11 @@ class TRIG(Agent):
             "found": self.found,
             "variance": self.variance,
             "updates": self.updates,
+            "rollouts": self.rollouts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.ppo.load_state_dict(state["ppo"])
         self.found, self.variance = float(state["found"]), float(state["variance"])
-        self.updates = int(state["updates"])
+        self.updates, self.rollouts = int(state["updates"]), int(state["rollouts"])

@@ -26,6 +26,22 @@ def agent_and_rollout(policy=None, **config):
     return TRIG(TRIGConfig(**config), networks, torch.Generator().manual_seed(5)), rollout
 
 
+def test_one_rollout_in_so_many_asks_for_a_gradient_also_after_a_resume():
+    agent, rollout = agent_and_rollout(gradient_every=3, **ALONE)
+    without = dataclasses.replace(rollout, action_gradient=None)
+    asked = []
+    for _ in range(5):
+        asked.append(agent.needs_gradient)
+        metrics = agent.update(rollout if agent.needs_gradient else without)
+        assert ("trust" in metrics) == asked[-1] and metrics["step"] > 0  # the others step too, by the likelihood ratio
+    assert asked == [True, False, False, True, False]
+    resumed, _ = agent_and_rollout(gradient_every=3, **ALONE)
+    resumed.load_state_dict(agent.state_dict())
+    assert not resumed.needs_gradient
+    resumed.update(without)
+    assert resumed.needs_gradient
+
+
 def small_solver(std, damping=1e-3, iterations=200):
     config = PolicyConfig(hidden=[5], activation="elu", std=std, log_std=[-0.4, 0.3], output_gain=1.0)
     actor = Actor(PolicySpec(3, 2, None, (), config), torch.Generator().manual_seed(0)).double()
