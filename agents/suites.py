@@ -158,10 +158,14 @@ _SWEEP_GROUPS = tuple(
     Group("sweep", (name,), _sweep_rows(numbers), quick=0.2, quick_scenarios=()) for name, numbers in _SWEEPS.items()
 )
 _PARTS_GROUP = Group("parts", ("pace_car_2lane", "pace_car_4lane"), _PARTS, quick=0.2, quick_scenarios=(), seeds=3)
-# Physics: the same agents, with PE in place of LR+RP, which the paper leaves out there. PPO without a gradient to
-# compute gets another row of about the same wall time; on the ant, the limit of ratios out of range and none.
+# Physics: the same agents, with PE in place of LR+RP, which the paper leaves out there. Those that need no gradient, or
+# seldom, get another row of about the others' wall time; on the ant, the limit of ratios out of range and none.
 _PHYSICS_ROWS = tuple(Row(name, name) for name in ("lr", "rp", "ppo", "pe", "gippo", "trig"))
-_HOPPER_ROWS = (*_PHYSICS_ROWS, Row("ppo longer", "ppo", ("training.decisions=3072000",)))
+_HOPPER_ROWS = (
+    *_PHYSICS_ROWS,
+    Row("ppo longer", "ppo", ("training.decisions=3072000",)),
+    Row("trig longer", "trig", ("training.decisions=1228800",)),
+)
 _ANT_ROWS = (
     *_PHYSICS_ROWS,
     Row("ppo longer", "ppo", ("training.decisions=2048000",)),
