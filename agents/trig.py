@@ -56,8 +56,8 @@ class TRIGConfig(UpdateConfig):
     gradient_every: int = Field(
         default=1,
         ge=1,
-        description="one rollout in so many carries a gradient, the others know the likelihood ratio only: for "
-        "simulators whose gradients cost several times the simulation",
+        description="one rollout in so many carries a gradient, the others have the likelihood ratio's step, if any, "
+        "and PPO: for simulators whose gradients cost several times the simulation",
     )
     epochs: int = Field(default=0, ge=0, description="passes of PPO over the rollout after the step; 0: no PPO")
     schedule: Literal["constant", "linear", "kl"] = Field(
