@@ -361,7 +361,7 @@ class _Files:
 
 
 def renew_table(output: Path, suite: Suite | None = None) -> Path:
-    """Write ``table.md`` from ``results.csv``.
+    """Write ``table.md`` from ``results.csv`` and ``curves.csv``.
 
     Raises:
         TrafficGradError: there are no results.
@@ -370,5 +370,5 @@ def renew_table(output: Path, suite: Suite | None = None) -> Path:
     if not lines:
         raise TrafficGradError(f"{output}: there is no {RESULTS} of `trafficgrad compare` with a run in it")
     with complete_file(output / TABLE) as partial:
-        partial.write_text(markdown(lines, suite), encoding="utf-8")
+        partial.write_text(markdown(lines, suite, read_lines(output / CURVES)), encoding="utf-8")
     return output / TABLE

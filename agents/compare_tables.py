@@ -115,11 +115,12 @@ def write_lines(path: Path, lines: Iterable[Line], columns: Sequence[str]) -> No
         partial.write_text(buffer.getvalue(), encoding="utf-8", newline="")
 
 
-def markdown(lines: Sequence[Line], suite: Suite | None = None) -> str:
+def markdown(lines: Sequence[Line], suite: Suite | None = None, curves: Sequence[Line] = ()) -> str:
     """The text of ``table.md``: for every scenario what each row reached and cost, then all scenarios together.
 
     Args:
-        lines: of ``results.csv``. suite: brings the published numbers along.
+        lines: of ``results.csv``. suite: brings published numbers and milestones along.
+        curves: lines of ``curves.csv``, which tell when a milestone was reached.
     """
     scenarios = list(dict.fromkeys(line["scenario"] for line in lines))
     parts = ["# Comparison", _explained()]
@@ -129,7 +130,8 @@ def markdown(lines: Sequence[Line], suite: Suite | None = None) -> str:
             "The ranking may hold, the numbers do not.**"
         )
     for scenario in scenarios:
-        parts += _scenario_part(scenario, [line for line in lines if line["scenario"] == scenario], suite)
+        own, way = ([line for line in x if line["scenario"] == scenario] for x in (lines, curves))
+        parts += _scenario_part(scenario, own, suite, way)
     return "\n\n".join([*parts, *_together(scenarios, lines)]) + "\n"
 
 
@@ -144,7 +146,7 @@ def _explained() -> str:
     )
 
 
-def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) -> list[str]:
+def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None, curves: Sequence[Line]) -> list[str]:
     rows = _by_row(lines)
     groups = {row: [line for line in group if line["status"] == "finished"] for row, group in rows.items()}
     shown = [name for name in STATISTICS if any(line.get(name) for line in lines)]
@@ -164,6 +166,12 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None) ->
             parts.append(f"{'The lines marked (paper)' if reference else 'Here'}: {suite.notes[scenario]}.")
         parts += ["Interquartile mean over seeds [95 % bootstrap interval], length of the episodes, cost:"]
         parts.append(_second_grid(section, shown, usual))
+        if suite is not None and scenario in suite.milestones:
+            parts += [
+                "First time that the moving mean is at least so high: seeds that come there; decisions and wall-clock "
+                "seconds, median over these seeds [lowest, highest]:",
+                _milestone_grid(section, suite.milestones[scenario], curves),
+            ]
     return parts
 
 
@@ -199,6 +207,30 @@ def _second_grid(groups: Mapping[str, Sequence[Line]], shown: Sequence[str], usu
     short = " / ".join(STATISTICS[name.removesuffix("_length")] for name in lengths)
     cost_titles = ["CPU s per update", "wall s per update", "wall s in all", "cost / ppo"]
     return _grid(["row", *titles, f"length: {short}" if lengths else "length", *cost_titles], table)
+
+
+def _milestone_grid(groups: Mapping[str, Sequence[Line]], returns: Sequence[float], curves: Sequence[Line]) -> str:
+    ways: dict[tuple[str, str, str], list[Line]] = {}
+    for line in curves:
+        ways.setdefault(key(line), []).append(line)
+    table = []
+    for row, group in groups.items():
+        cells = []
+        for milestone in returns:
+            there = [
+                next((x for x in ways.get(key(run), []) if float(x["moving_mean"] or "nan") >= milestone), None)
+                for run in group
+            ]
+            reached = [x for x in there if x is not None]
+            spans = [_span_cell(_values(reached, name)) for name in ("decisions", "seconds")] if reached else []
+            cells.append(", ".join([f"{len(reached)} of {len(group)}", *spans]) if group else "")
+        table.append([row, *cells])
+    return _grid(["row", *(number(milestone) for milestone in returns)], table)
+
+
+def _span_cell(values: Array) -> str:
+    spread = f" [{values.min():,.0f}, {values.max():,.0f}]" if len(values) > 1 else ""
+    return f"{np.median(values):,.0f}{spread}"
 
 
 def _together(scenarios: Sequence[str], lines: Sequence[Line]) -> list[str]:

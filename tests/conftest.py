@@ -9,8 +9,9 @@ os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 import pytest
 import torch
+from small_trajectories import behind_profile, drawn
 
-from trafficgrad import cli
+from trafficgrad import Trajectory, cli
 
 torch.set_num_threads(1)
 
@@ -43,3 +44,10 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """The test runs on the reference, and with the fused kernel where that covers it."""
     monkeypatch.setenv("TRAFFICGRAD_BACKEND", request.param)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def ten_drivers() -> tuple[torch.Tensor, Trajectory]:
+    """Parameters of ten drivers, [10, 5], and how each follows a leader that stops, goes and brakes hard."""
+    values = drawn(10)
+    return values, behind_profile(values)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import trafficgrad as tg
-from trafficgrad.calibration import Trajectories
+from trafficgrad.calibration import FollowingRecords, Trajectories
 
 NAMES = ("desired_speed", "time_headway", "max_acceleration", "comfortable_deceleration", "min_gap")
 LOW = torch.tensor([22.0, 0.8, 0.7, 1.0, 1.5], dtype=torch.float64)
@@ -48,6 +48,22 @@ def behind_profile(values: torch.Tensor, seconds: float = 120.0, dt: float = 0.1
     )
     plan = (leader.diff() / dt)[:, None, None].expand(steps, worlds, 1)
     return simulator.simulate(start, steps, actions=tg.Action(plan.contiguous()))
+
+
+def records_of(record: tg.Trajectory, dt: float = 0.1) -> FollowingRecords:
+    """Followers of :func:`behind_profile`."""
+    worlds = record.position.shape[1]
+    return FollowingRecords(
+        ids=tuple(f"car{w}" for w in range(worlds)),
+        driver=torch.arange(worlds),
+        position=record.position[..., 1],
+        speed=record.speed[..., 1],
+        leader_rear=record.position[..., 0] - 5.0,
+        leader_speed=record.speed[..., 0],
+        samples=torch.full((worlds,), len(record.position)),
+        start=torch.zeros(worlds, dtype=torch.float64),
+        dt=dt,
+    )
 
 
 def write_pairs(path: Path, record: tg.Trajectory, **more: object) -> Path:

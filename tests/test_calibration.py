@@ -7,58 +7,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_trajectories import NAMES, as_trajectories, behind_profile, drawn, idm, two_lanes, write_pairs
+from small_trajectories import NAMES, behind_profile, drawn, idm, records_of
 
 import trafficgrad as tg
 from trafficgrad import tree
 from trafficgrad.calibration import (
     FitSettings,
     FollowingRecords,
-    Reading,
     calibrate,
     follow,
-    following_records,
-    read_trajectories,
 )
 from trafficgrad.calibration.car_following_fit import condensed
-from trafficgrad.calibration.lane_change_fit import calibrate_lane_changes
 from trafficgrad.calibration.lockstep import solve_together
-
-
-def records_of(record: tg.Trajectory, dt: float = 0.1) -> FollowingRecords:
-    """Followers of :func:`behind_profile`."""
-    worlds = record.position.shape[1]
-    return FollowingRecords(
-        ids=tuple(f"car{w}" for w in range(worlds)),
-        driver=torch.arange(worlds),
-        position=record.position[..., 1],
-        speed=record.speed[..., 1],
-        leader_rear=record.position[..., 0] - 5.0,
-        leader_speed=record.speed[..., 0],
-        samples=torch.full((worlds,), len(record.position)),
-        start=torch.zeros(worlds, dtype=torch.float64),
-        dt=dt,
-    )
-
-
-@pytest.fixture(scope="module")
-def ten() -> tuple[torch.Tensor, tg.Trajectory]:
-    values = drawn(10)
-    return values, behind_profile(values)
-
 
 # ---------------------------------------------------------------------- following
 
 
-def test_followers_drive_as_in_the_simulator(ten, each_backend):
-    values, record = ten
+def test_followers_drive_as_in_the_simulator(ten_drivers, each_backend):
+    values, record = ten_drivers
     found = follow(tg.IDM(), NAMES, values, records_of(record), torch.arange(10), slopes=False)
     torch.testing.assert_close(found.position, record.position[..., 1], rtol=0, atol=1e-8)
     torch.testing.assert_close(found.speed, record.speed[..., 1], rtol=0, atol=1e-9)
 
 
-def test_slopes_are_the_central_differences(ten, each_backend):
-    values, record = ten
+def test_slopes_are_the_central_differences(ten_drivers, each_backend):
+    values, record = ten_drivers
     records, rows = records_of(record), torch.tensor([3, 0, 3])
     guess = 0.9 * values[rows] + 0.1 * drawn(3, seed=5)
     found = follow(tg.IDM(), NAMES, guess, records, rows)
@@ -75,14 +48,15 @@ def test_slopes_are_the_central_differences(ten, each_backend):
 
 @pytest.mark.parametrize("integrator", ["ballistic", "semi_implicit_euler", "explicit_euler"])
 @pytest.mark.parametrize("model", [tg.IDM(), tg.IDM(exponent=3.5), tg.IDM(desired_gap="paper")])
-def test_the_kernel_follows_as_the_reference_does(ten, monkeypatch, integrator, model):
+def test_the_kernel_follows_as_the_reference_does(ten_drivers, monkeypatch, integrator, model):
     """Free parameters, fixed ones, drivers behind nobody, standstill: all that a record may hold."""
-    records = records_of(ten[1])
+    records = records_of(ten_drivers[1])
     rear = records.leader_rear.clone()
     rear[600:700, 4] = torch.inf
     records, rows = replace(records, leader_rear=rear), torch.tensor([4, 1, 4, 9])
     names = (*NAMES, "exponent") if model.exponent != 4.0 else NAMES[::-1][:4]
-    values = torch.stack([ten[0][rows, NAMES.index(n)] if n in NAMES else 0.0 * rows + 3.5 for n in names], 1).double()
+    drivers = ten_drivers[0][rows]
+    values = torch.stack([drivers[:, NAMES.index(n)] if n in NAMES else 0.0 * rows + 3.5 for n in names], 1).double()
     found = []
     for backend in ("reference", "fused"):
         monkeypatch.setenv("TRAFFICGRAD_BACKEND", backend)
@@ -113,34 +87,34 @@ def test_a_driver_behind_nobody_reaches_its_desired_speed():
 # ---------------------------------------------------------------------- the fit
 
 
-def test_ten_drivers_are_found_again_from_one_common_start(ten):
-    values, record = ten
+def test_ten_drivers_are_found_again_from_one_common_start(ten_drivers):
+    values, record = ten_drivers
     found = calibrate(records_of(record), settings=FitSettings(starts=1))
     assert np.abs(found.values / values.numpy() - 1.0).max() < 0.01
     assert found.held_out.gap.max() < 0.01 < found.before.gap.min()
     assert not any(found.doubts(driver) for driver in range(10))
 
 
-def test_parameters_that_the_data_do_not_show_are_said(ten):
+def test_parameters_that_the_data_do_not_show_are_said(ten_drivers):
     """Behind a leader that never lets anybody go fast nobody's desired speed shows."""
-    records = records_of(ten[1])
+    records = records_of(ten_drivers[1])
     slow = records.part(torch.full((10,), 360), torch.full((10,), 60), torch.arange(10))  # pulling away from standstill
     found = calibrate(slow, settings=FitSettings(starts=1, holdout=0.0, shortest=1.0))
     said = [" ".join(found.doubts(driver)) for driver in range(10)]
     assert all("comfortable deceleration" in doubt or "desired speed" in doubt for doubt in said)
 
 
-def test_a_bound_in_the_way_is_said(ten):
-    two = tree.tree_map(lambda x: x[:, :2], ten[1])
+def test_a_bound_in_the_way_is_said(ten_drivers):
+    two = tree.tree_map(lambda x: x[:, :2], ten_drivers[1])
     settings = FitSettings(free=("time_headway",), starts=1, bounds={"time_headway": (2.0, 5.0)})
     found = calibrate(records_of(two), settings=settings)
     assert all("at its lowest: time headway" in "; ".join(found.doubts(driver)) for driver in range(2))
     assert found.values.min() >= 2.0 - 1e-9
 
 
-def test_what_is_fixed_stays(ten):
+def test_what_is_fixed_stays(ten_drivers):
     free = ("time_headway", "min_gap")
-    found = calibrate(records_of(ten[1]), tg.IDM(desired_speed=31.0), FitSettings(free=free, starts=1))
+    found = calibrate(records_of(ten_drivers[1]), tg.IDM(desired_speed=31.0), FitSettings(free=free, starts=1))
     assert found.names == free and found.values.shape == (10, 2)
     assert found.drivers().desired_speed == 31.0
     assert found.drivers().time_headway.shape == (10,)
@@ -154,8 +128,8 @@ def test_shared_parameters_are_one_set_for_all():
     np.testing.assert_allclose(found.values[0], values[0].numpy(), rtol=0.01)
 
 
-def test_few_bad_samples_do_not_pull_a_robust_fit(ten):
-    values, record = ten
+def test_few_bad_samples_do_not_pull_a_robust_fit(ten_drivers):
+    values, record = ten_drivers
     records = records_of(record)
     spoilt = records.position.clone()
     spoilt[200::211] += 30.0  # one sample of 211 is 30 m off
@@ -166,8 +140,8 @@ def test_few_bad_samples_do_not_pull_a_robust_fit(ten):
     assert error(robust) < 0.3 * error(squares)
 
 
-def test_noise_leaves_the_fit_near_the_truth_and_its_errors_told(ten):
-    values, record = ten
+def test_noise_leaves_the_fit_near_the_truth_and_its_errors_told(ten_drivers):
+    values, record = ten_drivers
     records = records_of(record)
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(records.position.shape, generator=generator, dtype=torch.float64)
@@ -241,132 +215,6 @@ def test_an_error_in_the_batch_reaches_who_asked(side_by_side):
         solve_together([np.array([1.0])] * 3, broken, np.array([[0.0], [2.0]]), side_by_side=side_by_side)
 
 
-# ---------------------------------------------------------------------- tables
-
-
-def test_a_table_gives_the_records_it_was_written_from(tmp_path, ten):
-    _, record = ten
-    data = read_trajectories(write_pairs(tmp_path / "pairs.csv", record))
-    records = following_records(data)
-    cars = [row for row, driver in enumerate(records.driver.tolist()) if records.ids[driver].startswith("car")]
-    assert len(cars) == 10 and records.dt == pytest.approx(0.1)
-    torch.testing.assert_close(records.position[:, cars], record.position[..., 1], rtol=0, atol=1e-9)
-    torch.testing.assert_close(records.leader_rear[:, cars], record.position[..., 0] - 5.0, rtol=0, atol=1e-9)
-    torch.testing.assert_close(records.leader_speed[:, cars], record.speed[..., 0], rtol=0, atol=1e-9)
-    trucks = [row for row, driver in enumerate(records.driver.tolist()) if records.ids[driver].startswith("truck")]
-    assert torch.isinf(records.leader_rear[:, trucks]).all()
-
-
-def table(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_columns_and_units_are_as_told(tmp_path):
-    rows = "".join(f"7;{100 * k};{3.0 * k};{36.0};12\n".replace(";", ",") for k in range(80))
-    lead = "".join(f"12,{100 * k},{100.0 + 3.0 * k},36.0,0\n" for k in range(80))
-    path = table(tmp_path / "d.csv", "Vehicle_ID,Frame,Local_Y,v_Vel,Preceding\n" + rows + lead)
-    columns = {"id": "Vehicle_ID", "time": "Frame", "position": "Local_Y", "speed": "v_Vel", "leader": "Preceding"}
-    units = {"time": "ms", "position": "ft", "speed": "km/h"}
-    data = read_trajectories(path, Reading(columns=columns, units=units, length=4.0))
-    assert data.dt == pytest.approx(0.1)
-    assert data.speed[0] == pytest.approx([10.0, 10.0])
-    assert data.gap[10, 0] == pytest.approx(100.0 * 0.3048 - 4.0)
-    assert np.isinf(data.gap[:, 1]).all() and (data.leader_speed[:, 1] == 0.0).all()
-
-
-def test_leaders_are_found_where_the_table_does_not_name_them(tmp_path):
-    """Next ahead in the same lane; on a ring the last follows the first."""
-    text = "id,time,position,lane\n"
-    for k in range(60):
-        for name, start, lane in (("a", 10.0, 1), ("b", 40.0, 1), ("c", 25.0, 2)):
-            text += f"{name},{0.1 * k:.1f},{(start + k) % 100.0},{lane}\n"
-    data = read_trajectories(table(tmp_path / "d.csv", text), Reading(circumference=100.0))
-    assert data.lane[0].tolist() == [0, 0, 1]
-    assert (data.leader == np.array([1, 0, -1])).all()
-    assert data.gap[:, 0] == pytest.approx(25.0) and data.gap[:, 1] == pytest.approx(65.0)
-    assert data.speed[5] == pytest.approx([10.0] * 3)  # the slope of the positions
-    open_road = read_trajectories(tmp_path / "d.csv", Reading(lanes_from="left"))
-    assert open_road.lane[0].tolist() == [1, 1, 0]
-    assert open_road.leader[0].tolist() == [1, -1, -1]
-
-
-def test_records_go_on_where_the_leader_changes_and_end_where_it_is_lost(tmp_path):
-    text = "id,time,gap,speed,leader_speed\n"
-    for k in range(400):
-        gap = "" if 200 <= k < 210 else f"{20.0 if k < 100 else 60.0}"  # somebody else is ahead, then nobody known
-        pace = "" if 300 <= k < 303 else "10.0"  # 0.3 s are missing: filled
-        text += f"a,{0.1 * k:.1f},{gap},{pace},10.0\n"
-    data = read_trajectories(table(tmp_path / "d.csv", text))
-    assert any("filled" in note for note in data.notes) and any("missing number" in note for note in data.notes)
-    # An empty gap means a free road here: there is no column that says otherwise.
-    records = following_records(data)
-    assert records.samples.tolist() == [400]
-    assert torch.isinf(records.leader_rear[200:210, 0]).all()
-    assert float(records.leader_rear[150, 0] - records.position[150, 0]) == pytest.approx(60.0)
-    with_leader = text.replace("leader_speed\n", "leader_speed,leader\n").replace(",10.0\n", ",10.0,x\n")
-    lost = following_records(read_trajectories(table(tmp_path / "e.csv", with_leader)))
-    assert lost.samples.tolist() == [200, 190]
-
-
-def test_long_holes_split_and_short_records_are_left_out(tmp_path):
-    text = "id,time,gap,speed,leader_speed\n"
-    for k in [*range(100), *range(150, 180), *range(300, 400)]:
-        text += f"a,{0.1 * k:.1f},20.0,10.0,10.0\n"
-    records = following_records(read_trajectories(table(tmp_path / "d.csv", text)))
-    assert records.samples.tolist() == [100, 100]
-    assert records.start.tolist() == pytest.approx([0.0, 30.0])
-    assert any("shorter than 5 s" in note for note in records.notes)
-
-
-def test_held_out_parts_begin_where_the_fit_ends(ten):
-    _, record = ten
-    first, held = records_of(record).split(0.3, 5.0)
-    assert (first.samples + held.samples - 1 == 1201).all()
-    torch.testing.assert_close(held.position[0], first.position[-1])
-    assert records_of(record).split(0.0, 5.0)[1] is None
-    assert records_of(record).split(0.3, 100.0)[1] is None  # too short to be cut
-
-
-GOOD = "id,time,gap,speed,leader_speed\n" + "".join(f"a,{0.1 * k:.1f},20.0,10.0,10.0\n" for k in range(100))
-
-
-@pytest.mark.parametrize(
-    ("text", "reading", "message"),
-    [
-        ("", {}, "no column 'id'"),
-        ("id,time\n", {}, "expected the column position, or gap and speed"),
-        ("id,time,gap,speed\na,0,1,1\n", {}, "need the column leader_speed"),
-        ("id,t,position\na,0,1\n", {}, "no column 'time'.*--column time=NAME"),
-        ("id,time,position\n", {}, "no row below the header"),
-        ("id,time,position\na,0\n", {}, ":2: 2 cells, but the header has 3"),
-        ("id,time,position\na,0,1\na,1,fast\n", {}, ":3: position is 'fast', expected a number"),
-        ("id,time,position\na,0,1\na,0,2\n", {}, "two samples at 0 s"),
-        ("id,time,position\na,0,1\nb,0,2\n", {}, "no vehicle has two complete samples"),
-        (GOOD, {"columns": {"speed": "velocity"}}, "no column 'velocity'"),
-        (GOOD, {"columns": {"sped": "speed"}}, "unknown column meaning 'sped' .did you mean 'speed'"),
-        (GOOD, {"units": {"speed": "knots"}}, "unknown unit 'knots' of speed"),
-        (GOOD, {"units": {"mass": "kg"}}, "unknown quantity 'mass'"),
-        (GOOD, {"dt": 0.0}, "dt must be a finite number above 0"),
-        (GOOD, {"dt": 50.0}, "less than a step of 50 s"),
-        (GOOD, {"lanes_from": "middle"}, "right or left"),
-    ],
-)
-def test_tables_that_cannot_be_used_get_one_sentence(tmp_path, text, reading, message):
-    path = table(tmp_path / "d.csv", text)
-    with pytest.raises(tg.TrafficGradError, match=message) as error:
-        read_trajectories(path, Reading(**reading))
-    assert "\n" not in str(error.value)
-
-
-def test_nothing_to_learn_from_is_said(tmp_path):
-    text = "id,time,position,leader\n" + "".join(f"a,{0.1 * k:.1f},{k},lost\n" for k in range(100))
-    with pytest.raises(tg.TrafficGradError, match="no vehicle is recorded together with its leader"):
-        following_records(read_trajectories(table(tmp_path / "d.csv", text)))
-    with pytest.raises(tg.TrafficGradError, match="1 stretches are shorter"):
-        following_records(read_trajectories(table(tmp_path / "e.csv", GOOD)), shortest=60.0)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -384,41 +232,7 @@ def test_settings_that_make_no_sense_get_one_sentence(settings, message):
         FitSettings(**settings)
 
 
-def test_a_model_of_many_drivers_is_no_start(ten):
-    values, record = ten
+def test_a_model_of_many_drivers_is_no_start(ten_drivers):
+    values, record = ten_drivers
     with pytest.raises(tg.TrafficGradError, match="must be one number to start from"):
         calibrate(records_of(record), idm(values))
-
-
-# ---------------------------------------------------------------------- lane changes
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_politeness_and_threshold_are_found_again(seed):
-    simulator, record = two_lanes(seed, politeness=0.3, threshold=0.2, steps=4000)
-    found = calibrate_lane_changes(as_trajectories(record, 800.0), simulator.car_following)
-    assert found.changes >= 10
-    politeness, threshold = found.values
-    assert politeness == pytest.approx(0.3, rel=0.15)
-    assert threshold == pytest.approx(0.2, rel=0.15)
-    assert found.explained == 1.0 and found.false_alarms < 0.01
-    assert not found.doubts()
-
-
-def test_selfish_drivers_are_told_from_polite_ones():
-    simulator, record = two_lanes(2, politeness=0.0, threshold=0.4, steps=4000)
-    politeness, threshold = calibrate_lane_changes(as_trajectories(record, 800.0), simulator.car_following).values
-    assert abs(politeness) < 0.05
-    assert threshold == pytest.approx(0.4, rel=0.15)
-
-
-def test_lane_changes_need_lanes_and_changes():
-    simulator, record = two_lanes(1, 0.3, 0.2, steps=100)
-    data = as_trajectories(record, 800.0)
-    with pytest.raises(tg.TrafficGradError, match="at least two lanes"):
-        calibrate_lane_changes(replace(data, lane=np.zeros_like(data.lane)), simulator.car_following)
-    with pytest.raises(tg.TrafficGradError, match="expected lane changes to learn from"):
-        kept = np.broadcast_to(data.lane[:1], data.lane.shape).copy()
-        calibrate_lane_changes(replace(data, lane=kept), simulator.car_following)
-    with pytest.raises(tg.TrafficGradError, match="unknown lane-change parameter 'polite'"):
-        calibrate_lane_changes(data, simulator.car_following, free=("polite",))

@@ -76,6 +76,27 @@ def test_tables_and_pictures_by_group(tmp_path):
     assert "### first" in markdown([result("a", "ours", 1, 0.25)], suite)
 
 
+def test_milestones_are_told_by_decisions_and_seconds():
+    """Two of three trainings come to 2, after 20 and 30 decisions; one has no mean yet where others have one."""
+    suite = Suite((Group("all", ("a",), (Row("x", "ppo"), Row("y", "ppo")), 0.1),), {}, {}, {"a": (2.0, 9.0)})
+    lines = [result("a", row, seed, 1.0) for row, seed in (("x", 1), ("x", 2), ("x", 3), ("y", 1))]
+    means = {
+        ("x", 1): ("", "2", "3"),
+        ("x", 2): ("1", "1.9", "2.5"),
+        ("x", 3): ("0", "1", "1"),
+        ("y", 1): ("3", "", ""),
+    }
+    curve = [
+        {"scenario": "a", "row": row, "seed": str(seed), "decisions": str(10 * k), "seconds": str(k), "moving_mean": x}
+        for (row, seed), values in means.items()
+        for k, x in enumerate(values, 1)
+    ]
+    told = markdown(lines, suite, curve).split("First time")[1]
+    assert "| row | 2 | 9 |" in told and "| x | 2 of 3, 25 [20, 30], 2 [2, 3] | 0 of 3 |" in told
+    assert "| y | 1 of 1, 10, 1 | 0 of 1 |" in told
+    assert "First time" not in markdown(lines, Suite(suite.groups, {}, {}), curve)
+
+
 def curves(value: float, **columns: list[float]) -> dict[str, np.ndarray]:
     run = {"decisions": [100.0, 200.0, 300.0], "seconds": [1.0, 2.0, 3.0], "moving_mean": [np.nan, value, 2 * value]}
     return {name: np.array(values) for name, values in {**run, **columns}.items()}
