@@ -168,8 +168,8 @@ def _scenario_part(scenario: str, lines: Sequence[Line], suite: Suite | None, cu
         parts.append(_second_grid(section, shown, usual))
         if suite is not None and scenario in suite.milestones:
             parts += [
-                f"First time that the moving mean is at least so high, by the points in {CURVES}: seeds that come there; "
-                "decisions and wall-clock seconds, median over these seeds [lowest, highest]:",
+                f"First time that the moving mean is at least so high, by the points in {CURVES}: seeds that come "
+                "there; decisions and wall-clock seconds, median over these seeds [lowest, highest]:",
                 _milestone_grid(section, suite.milestones[scenario], curves),
             ]
     return parts
